@@ -1,0 +1,10 @@
+"""Arrays in, arrays out. Knows no Kafka and no schemas; holds the shipped models."""
+
+from engines.base import Array, Arrays, Engine, EngineError, TensorSpec
+from engines.bundle import Bundle, BundleError, ModelSpec, load_bundle, shipped_bundles
+from engines.supply import ENGINES, open_engine
+
+__all__ = [
+    "ENGINES", "Array", "Arrays", "Bundle", "BundleError", "Engine", "EngineError", "ModelSpec", "TensorSpec",
+    "load_bundle", "open_engine", "shipped_bundles",
+]

@@ -1,0 +1,56 @@
+"""The seam to every inference engine: named arrays in, named arrays out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+
+class EngineError(Exception):
+    """The engine could not compute this batch. The caller splits it until the poison row is alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output: name, NumPy dtype ("f4", "f8"), shape without the batch dimension (None = any)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def check(self, array: Array) -> None:
+        """Raise EngineError unless `array` is (batch, *shape) of this dtype."""
+        fits = array.ndim == len(self.shape) + 1 and all(
+            want is None or want == got for want, got in zip(self.shape, array.shape[1:], strict=True)
+        )
+        if array.dtype != np.dtype(self.dtype) or not fits:
+            raise EngineError(
+                f"input {self.name!r} is {array.dtype}{list(array.shape)}, the model wants "
+                f"{self.dtype}[n, {', '.join('any' if d is None else str(d) for d in self.shape)}]"
+            )
+
+
+class Engine(Protocol):
+    """Computes a batch. Not thread-safe: one thread owns an engine from `warm_up` to `close`."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def warm_up(self, batch: int) -> None:
+        """Run once at `batch` rows so that the first real batch pays nothing extra."""
+
+    def infer(self, inputs: Arrays) -> Arrays:
+        """Return one array per output, leading dimension as the inputs'.
+
+        Outputs may be buffers that the next call reuses: copy what must outlive it. A row's result does not
+        depend on the other rows. Raises EngineError; the engine stays usable afterwards.
+        """
+
+    def close(self) -> None:
+        """Free what the engine holds; idempotent."""

@@ -1,0 +1,30 @@
+"""Telemetry frame: a block of consecutive samples of one asset's channels. [ISO 13374 DA]"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+#: Wire version of every message in this package; a reader refuses any other (dead letter `unknown_schema`).
+VERSION = 1
+
+Int63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # fits a NumPy int64 column
+Quality = Literal["good", "uncertain", "bad"]
+
+
+class TelemetryFrame(Struct, frozen=True, gc=False, omit_defaults=True):
+    """One block of samples; topic `kizashi.telemetry.v1`, key = asset, value = msgpack map.
+
+    data: little-endian samples in C order (channel, sample), dtypes and scales as the birth says.
+    seq: counts frames since the birth, starting anywhere, +1 a frame.
+    t0_ns: Unix time of the first sample, nanoseconds, by the device's clock.
+    historical: stored data sent after the fact; assessed, never a live alert.
+    """
+
+    asset: str
+    birth_id: str
+    seq: Int63
+    t0_ns: Int63
+    data: bytes
+    historical: bool = False
+    quality: Quality = "good"
+    v: Literal[1] = 1
