@@ -1,0 +1,78 @@
+# The one entry for developers and CI. Needs Python >= 3.11 and make; `make` alone lists the targets.
+
+PYTHON ?= python3
+PY     := .venv/bin/python
+PIP    := $(PY) -m pip --quiet --disable-pip-version-check
+KILLS  ?= 20
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check unit chaos bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/run.ok  ## broker, simulated pump line, worker and live view, all in this terminal, under 60 s
+	.venv/bin/kizashi demo
+
+test: check .build/kafka.ok  ## everything a change must pass: check, then all tests
+	$(PY) -m pytest $(PYTEST)
+
+check: .venv/dev.ok  ## lint, types, import rules, dependency closure (no test, no broker)
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	.venv/bin/deptry .
+
+unit: .venv/dev.ok  ## the tests that need no broker and no second process
+	$(PY) -m pytest tests/unit tests/property tests/contract $(PYTEST)
+
+chaos: .venv/dev.ok .build/kafka.ok  ## kill -9 the worker on real Kafka, KILLS=20 times, judged by the oracle
+	$(PY) -m tests.chaos --kills $(KILLS)
+
+bench: .venv/dev.ok .build/kafka.ok  ## every benchmark of tests/bench, one table each
+	$(PY) -m tests.bench
+
+# `--universal`: one lock for every platform and Python. No option may add a registry's address to the files.
+COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
+           --no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+lock: | .venv/bin/python  ## resolve anew and write the hash-locked requirements files (no registry address in them)
+	$(PIP) install uv
+	$(COMPILE) --upgrade --all-extras --group dev --group build -o requirements-dev.txt
+	$(COMPILE) --extra demo -c requirements-dev.txt -o requirements.txt
+	$(COMPILE:pyproject.toml=) --group build -c requirements-dev.txt -o requirements-build.txt
+
+clean:  ## remove what make made: environment, Kafka jars, caches
+	rm -rf .venv .build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find schemas engines pipeline tests infra -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------------------
+# Environment. A stamp is newer than the lock it was installed from, so a second run installs nothing.
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Kizashi needs Python >= 3.11, $(PYTHON) is older. Run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/run.ok: requirements.txt requirements-build.txt pyproject.toml | .venv/bin/python
+	$(PIP) install --require-hashes -r requirements.txt -r requirements-build.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev.ok: requirements-dev.txt pyproject.toml | .venv/bin/python
+	$(PIP) install --require-hashes -r requirements-dev.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ .venv/run.ok
+
+# Apache Kafka for the broker tests: 54 MB of jars by Maven. Without Java or Maven those tests skip and say so,
+# unless KIZASHI_REQUIRE=kafka, which makes it a failure.
+.build/kafka.ok: infra/kafka/pom.xml
+	@mkdir -p .build
+	@if command -v mvn >/dev/null && command -v java >/dev/null; then \
+	  mvn -q -B -f infra/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.build/kafka && touch $@; \
+	elif [ "$$KIZASHI_REQUIRE" = kafka ]; then \
+	  echo "KIZASHI_REQUIRE=kafka, but there is no java or mvn here: install a JDK 17 and Maven"; exit 1; \
+	else \
+	  echo "no java or mvn here: the tests against Apache Kafka will be skipped"; \
+	fi
