@@ -119,7 +119,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
             )
         for key, value in (("size", self.window.size), ("hop", self.window.hop)) if self.window else ():
             if value % samples_per_frame:
-                found.append(f"{samples_per_frame} samples per frame do not divide window.{key} = {value} of {self.name}")
+                found.append(f"window.{key} = {value} of {self.name} is no multiple of {samples_per_frame} samples a frame")
         return found
 
 
@@ -224,11 +224,11 @@ def _sense_faults(spec: ModelSpec) -> list[str]:
         if (table is not None) != (spec.kind == key):
             faults.append(f"kind is {spec.kind!r}, so [{key}] must {'be there' if spec.kind == key else 'go'}")
     if spec.window and spec.window.hop > spec.window.size:
-        faults.append(f"window.hop = {spec.window.hop} is above window.size = {spec.window.size}: samples would be lost")
+        faults.append(f"window.hop = {spec.window.hop} is above window.size = {spec.window.size}: samples get lost")
     if spec.judge.on[0] > spec.judge.on[1]:
         faults.append(f"judge.on = {list(spec.judge.on)}: n of m needs n <= m")
     if list(spec.judge.severity) != sorted(set(spec.judge.severity)) or spec.judge.severity[0] < 1.0:
         faults.append(f"judge.severity = {list(spec.judge.severity)}: must rise and start at 1.0 or above")
     if spec.match.min_channels > spec.match.max_channels:
-        faults.append(f"match.min_channels = {spec.match.min_channels} is above max_channels = {spec.match.max_channels}")
+        faults.append(f"match.min_channels = {spec.match.min_channels} is above max_channels {spec.match.max_channels}")
     return faults

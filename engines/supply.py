@@ -1,16 +1,10 @@
 """Open the engine that the configuration names. The choice is explicit: nothing falls back in silence."""
 
-from importlib import import_module
-
 from engines.base import Engine, EngineError
 from engines.bundle import Bundle
 
-# name -> (module, package that it needs). Modules load on first use: a worker pays only for the engine it runs.
-ENGINES = {
-    "onnx_cpu": ("engines.onnx_cpu", "onnxruntime"),
-    "reference": ("engines.reference", "onnx"),
-}
-_CPU_SETTING = 'set engine = "onnx_cpu" (ONNX Runtime on the CPU) under [model]'
+ENGINES = ("onnx_cpu", "reference")
+_CPU_SETTING = 'set [engine] name = "onnx_cpu" (CPU, package onnxruntime)'
 
 
 def open_engine(name: str, bundle: Bundle, threads: int = 1) -> Engine:
@@ -18,12 +12,17 @@ def open_engine(name: str, bundle: Bundle, threads: int = 1) -> Engine:
 
     Raises EngineError for an unknown name, a missing package, or a model that the engine cannot run.
     """
-    if name not in ENGINES:
-        raise EngineError(f"engine {name!r} is unknown, there are {', '.join(ENGINES)}; {_CPU_SETTING}")
-    module, package = ENGINES[name]
+    # Imported on first use: a worker pays the memory only of the engine that it runs.
     try:
-        opener = import_module(module)
+        match name:
+            case "onnx_cpu":
+                from engines.onnx_cpu import OnnxCpu
+
+                return OnnxCpu(bundle, threads)
+            case "reference":
+                from engines.reference import Reference
+
+                return Reference(bundle)
     except ImportError as error:
-        raise EngineError(f"engine {name!r} needs the package {package!r}: {error}; install it, or {_CPU_SETTING}") from error
-    engine: Engine = opener.open(bundle, threads)
-    return engine
+        raise EngineError(f"engine {name!r} cannot be loaded: {error}. Install it; {_CPU_SETTING}.") from error
+    raise EngineError(f"engine {name!r} is unknown, there are {', '.join(ENGINES)}; {_CPU_SETTING}.")

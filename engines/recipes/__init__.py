@@ -1,0 +1,1 @@
+"""How the shipped bundles were made: each recipe writes its `model.onnx` again, byte for byte."""
