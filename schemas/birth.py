@@ -12,22 +12,37 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$")]
 ChannelName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 Dtype = Literal["f4", "f8", "i2", "i4", "u1", "u2"]
 
-#: Reliability limits (a frame is one Kafka record of at most 1 MiB).
+#: Reliability limits (a frame is one Kafka record of at most 1 MiB, Kafka's own default limit).
 MAX_CHANNELS = 32
 MAX_SAMPLES_PER_FRAME = 65_536
+MAX_FRAME_BYTES = 1 << 20
+MAX_COMPONENTS = 64
+MAX_ORDERS = 64
+
+# Bounds refuse NaN and infinity as well: a birth with either would turn every sample of its asset into a dead letter.
+Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 
 
 class Channel(Struct, frozen=True, omit_defaults=True):
-    """One signal of an asset. Physical value = raw * scale + offset, in `unit` (a UCUM code)."""
+    """One signal of an asset. Physical value = raw * scale + offset, in `unit` (a UCUM code).
+
+    low, high: measuring range, in `unit`.
+    """
 
     name: ChannelName
     quantity: Annotated[str, Meta(max_length=64)]
     unit: Annotated[str, Meta(max_length=32)]
     dtype: Dtype = "f4"
-    scale: float = 1.0
-    offset: float = 0.0
-    low: float | None = None  # measuring range, in `unit`
-    high: float | None = None
+    scale: Finite = 1.0
+    offset: Finite = 0.0
+    low: Finite | None = None
+    high: Finite | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale == 0.0:
+            raise ValueError(f"channel {self.name}: scale is 0, every sample would be {self.offset:g} {self.unit}")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"channel {self.name}: low is {self.low:g}, high is {self.high:g} {self.unit}; low < high")
 
 
 class Component(Struct, frozen=True, omit_defaults=True):
@@ -35,7 +50,7 @@ class Component(Struct, frozen=True, omit_defaults=True):
 
     name: ChannelName
     kind: Annotated[str, Meta(max_length=64)]
-    orders: dict[str, float] = {}
+    orders: Annotated[dict[str, Finite], Meta(max_length=MAX_ORDERS)] = {}
 
 
 class AssetBirth(Struct, frozen=True, omit_defaults=True):
@@ -53,8 +68,16 @@ class AssetBirth(Struct, frozen=True, omit_defaults=True):
     asset_class: Name
     site: Name
     criticality: Literal["A", "B", "C"] = "B"
-    components: tuple[Component, ...] = ()
+    components: Annotated[tuple[Component, ...], Meta(max_length=MAX_COMPONENTS)] = ()
     v: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        names = [channel.name for channel in self.channels]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"channel names must differ, given twice: {', '.join(twice)}")
+        if self.frame_bytes > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame is {self.frame_bytes} bytes, limit {MAX_FRAME_BYTES}: lower samples_per_frame")
 
     @classmethod
     def make(cls, **content: object) -> "AssetBirth":

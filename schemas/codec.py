@@ -1,14 +1,16 @@
 """Bytes to structs and back: the only place that encodes or decodes a message."""
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from schemas.alert import Alert
 from schemas.assessment import Assessment, Calibration
 from schemas.birth import AssetBirth
 from schemas.deadletter import DeadLetter
-from schemas.frame import TelemetryFrame
+from schemas.frame import VERSION, TelemetryFrame
 
 #: What a decoder may raise on hostile input: depth bombs surface as RecursionError, not as a msgspec error.
 DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
@@ -23,3 +25,27 @@ decode_alert: Callable[[bytes], Alert] = msgspec.json.Decoder(Alert).decode
 Message = TelemetryFrame | AssetBirth | Assessment | Calibration | DeadLetter
 encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder().encode
 encode_alert: Callable[[Alert], bytes] = msgspec.json.Encoder().encode
+
+
+class _Envelope(Struct):
+    """What is read of a message that its own decoder refused; an absent version is the first one."""
+
+    v: Any = 1
+
+
+_decode_envelope: Callable[[bytes], _Envelope] = msgspec.msgpack.Decoder(_Envelope).decode
+
+
+def fault(value: bytes) -> Literal["empty", "undecodable", "unknown_schema", "wrong_type"]:
+    """Name why a msgpack decoder refused `value`, as a reason of `schemas.topics.REASONS`.
+
+    For the slow path, after one of DECODE_ERRORS. The version is read by itself, since a later one may change
+    other fields too and the decoder then complains about those first.
+    """
+    if not value:
+        return "empty"
+    try:
+        envelope = _decode_envelope(value)
+    except DECODE_ERRORS:
+        return "undecodable"
+    return "wrong_type" if envelope.v == VERSION and type(envelope.v) is int else "unknown_schema"
