@@ -1,0 +1,67 @@
+"""Fixtures that talk to a broker: Apache Kafka once per session, librdkafka's own broker once per test."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.kafka import KafkaBroker, why_not
+
+#: What must not be skipped here, e.g. KIZASHI_REQUIRE=kafka: its absence is then a failure.
+REQUIRED = set(os.environ.get("KIZASHI_REQUIRE", "").replace(",", " ").split())
+
+
+def _need_kafka() -> None:
+    reason = why_not()
+    if reason and "kafka" in REQUIRED:
+        pytest.fail(f"KIZASHI_REQUIRE=kafka, but Kafka cannot run: {reason}", pytrace=False)
+    if reason:
+        pytest.skip(f"NOT TESTED against Apache Kafka: {reason}")
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaBroker]:
+    """The session's Apache Kafka; shared, so a test that stops or kills one takes `own_kafka`."""
+    _need_kafka()
+    with KafkaBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[KafkaBroker]:
+    """An Apache Kafka of the test's own, to be stopped, killed and frozen."""
+    _need_kafka()
+    with KafkaBroker() as broker:
+        yield broker
+
+
+MakeTopics = Callable[..., str]
+
+
+@pytest.fixture
+def make_topics(kafka: KafkaBroker) -> MakeTopics:
+    """Return make(name, partitions=4, **settings) -> the name of a fresh topic on the session's Kafka.
+
+    Settings are the broker's, with `_` for `.`: make("state", 1, cleanup_policy="compact").
+    """
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+
+    def make(name: str, partitions: int = 4, **settings: str | int) -> str:
+        fresh = f"{name}-{uuid.uuid4().hex[:8]}"
+        config = {key.replace("_", "."): str(value) for key, value in settings.items()}
+        admin.create_topics([NewTopic(fresh, partitions, 1, config=config)])[fresh].result(20)
+        return fresh
+
+    return make
+
+
+@pytest.fixture
+def mock_broker() -> Iterator[str]:
+    """Address of librdkafka's own broker, in this process; it ends with the test."""
+    owner = Producer({"test.mock.num.brokers": 1})
+    broker = next(iter(owner.list_topics(timeout=10).brokers.values()))
+    yield f"{broker.host}:{broker.port}"
+    del owner
