@@ -47,7 +47,7 @@ def make_topics(kafka: KafkaBroker) -> MakeTopics:
 
     Settings are the broker's, with `_` for `.`: make("state", 1, cleanup_policy="compact").
     """
-    admin = AdminClient({"bootstrap.servers": kafka.address})
+    admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 0})
 
     def make(name: str, partitions: int = 4, **settings: str | int) -> str:
         fresh = f"{name}-{uuid.uuid4().hex[:8]}"
@@ -61,7 +61,7 @@ def make_topics(kafka: KafkaBroker) -> MakeTopics:
 @pytest.fixture
 def mock_broker() -> Iterator[str]:
     """Address of librdkafka's own broker, in this process; it ends with the test."""
-    owner = Producer({"test.mock.num.brokers": 1})
+    owner = Producer({"test.mock.num.brokers": 1, "log_level": 0})
     broker = next(iter(owner.list_topics(timeout=10).brokers.values()))
     yield f"{broker.host}:{broker.port}"
     del owner

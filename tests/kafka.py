@@ -1,6 +1,6 @@
 """Apache Kafka as a child process: the broker of the broker tests, the chaos runs and the benchmarks.
 
-    python -m tests.kafka             one broker in the foreground; prints its address, Ctrl-C stops it and removes its data
+    python -m tests.kafka       one broker in the foreground; prints its address, Ctrl-C stops it and removes its data
 """
 
 import base64
@@ -76,7 +76,7 @@ def free_ports(n: int) -> list[int]:
 
 
 def _die_with_parent() -> Any:
-    """Return a function for the child to call before exec: the kernel then kills it when our process ends, however it ends."""
+    """Return a function for the child to call before exec: the kernel then kills it when our process ends."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded here: after a fork it may not be safe
@@ -86,8 +86,8 @@ def _die_with_parent() -> Any:
 class KafkaBroker:
     """One KRaft node on loopback ports with its data in a temporary directory.
 
-    start and kill or stop alternate as often as wanted: ports and data stay the same. `close` (or leaving the `with` block)
-    ends it and removes the data.
+    start and kill or stop alternate as often as wanted: ports and data stay the same. `close` (or leaving the
+    `with` block) ends it and removes the data.
     """
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class KafkaBroker:
             # The port first: a client that is refused backs off, and says so on stderr.
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 with suppress(KafkaException):
-                    if AdminClient({"bootstrap.servers": self.address}).list_topics(timeout=5).brokers:
+                    if AdminClient({"bootstrap.servers": self.address, "log_level": 0}).list_topics(timeout=5).brokers:
                         return
             time.sleep(0.05)
         raise RuntimeError(f"Kafka does not answer within {START_S} s:\n{self.tail()}")
