@@ -8,8 +8,10 @@ from msgspec import Meta, Struct
 
 from schemas.frame import Int63
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$")]
-ChannelName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+# `(?!\n)` because Python's `$` also matches before a newline at the end, and "pump-07\n" is no name.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}(?!\n)$")]
+ChannelName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}(?!\n)$")]
+BirthId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}(?!\n)$")]
 Dtype = Literal["f4", "f8", "i2", "i4", "u1", "u2"]
 
 #: Reliability limits (a frame is one Kafka record of at most 1 MiB, Kafka's own default limit).
@@ -60,7 +62,7 @@ class AssetBirth(Struct, frozen=True, omit_defaults=True):
     """
 
     asset: Name
-    birth_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    birth_id: BirthId
     start_ns: Int63
     channels: Annotated[tuple[Channel, ...], Meta(min_length=1, max_length=MAX_CHANNELS)]
     rate_hz: Annotated[float, Meta(gt=0, le=1e7)]

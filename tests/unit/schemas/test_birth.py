@@ -1,0 +1,86 @@
+"""Births: identity by content, and refusal of what no frame could satisfy."""
+
+import math
+
+import msgspec
+import pytest
+
+from schemas import AssetBirth
+from schemas.codec import decode_birth, encode
+
+CHANNEL = {"name": "pressure", "quantity": "pressure", "unit": "bar"}
+CONTENT = {
+    "asset": "line-1/pump-07", "start_ns": 1, "channels": [CHANNEL], "rate_hz": 1.0, "samples_per_frame": 10,
+    "asset_class": "pump", "site": "kyoto",
+}
+
+
+def test_birth_id_is_the_same_for_the_same_content():
+    assert AssetBirth.make(**CONTENT) == AssetBirth.make(**dict(reversed(CONTENT.items())))
+
+
+@pytest.mark.parametrize("change", [
+    {"start_ns": 2}, {"rate_hz": 2.0}, {"samples_per_frame": 11}, {"criticality": "A"}, {"site": "osaka"},
+    {"channels": [CHANNEL | {"unit": "kPa"}]}, {"channels": [CHANNEL | {"scale": 2.0}]},
+    {"channels": [CHANNEL, CHANNEL | {"name": "flow"}]}, {"components": [{"name": "seal", "kind": "seal"}]},
+])
+def test_birth_id_differs_when_any_content_differs(change):
+    assert AssetBirth.make(**CONTENT).birth_id != AssetBirth.make(**CONTENT | change).birth_id
+
+
+def test_birth_id_depends_on_the_order_of_channels():
+    two = [CHANNEL, CHANNEL | {"name": "flow"}]
+    assert (AssetBirth.make(**CONTENT | {"channels": two}).birth_id
+            != AssetBirth.make(**CONTENT | {"channels": two[::-1]}).birth_id)
+
+
+def test_birth_id_ignores_a_value_that_equals_the_default():
+    assert AssetBirth.make(**CONTENT) == AssetBirth.make(**CONTENT | {"criticality": "B", "components": []})
+
+
+def test_key_and_frame_length_follow_from_the_content():
+    dtypes = ("f4", "f8", "i2", "i4", "u1", "u2")
+    channels = [CHANNEL | {"name": f"of_{dtype}", "dtype": dtype} for dtype in dtypes]
+    birth = AssetBirth.make(**CONTENT | {"channels": channels})
+    assert birth.key == f"line-1/pump-07|{birth.birth_id}".encode()
+    assert birth.frame_bytes == 10 * (4 + 8 + 2 + 4 + 1 + 2)
+
+
+@pytest.mark.parametrize(("change", "where"), [
+    ({"asset": "pump|07"}, "$.asset"),
+    ({"asset": "pump-07\n"}, "$.asset"),
+    ({"asset": ""}, "$.asset"),
+    ({"asset": "p" * 129}, "$.asset"),
+    ({"rate_hz": math.nan}, "$.rate_hz"),
+    ({"rate_hz": 0.0}, "$.rate_hz"),
+    ({"samples_per_frame": 0}, "$.samples_per_frame"),
+    ({"samples_per_frame": 65_537}, "$.samples_per_frame"),
+    ({"start_ns": -1}, "$.start_ns"),
+    ({"channels": []}, "$.channels"),
+    ({"channels": [CHANNEL | {"name": f"c{i}"} for i in range(33)]}, "$.channels"),
+    ({"channels": [CHANNEL, CHANNEL]}, "given twice: pressure"),
+    ({"channels": [CHANNEL | {"scale": 0.0}]}, "$.channels[0]"),
+    ({"channels": [CHANNEL | {"scale": math.nan}]}, "$.channels[0].scale"),
+    ({"channels": [CHANNEL | {"offset": math.inf}]}, "$.channels[0].offset"),
+    ({"channels": [CHANNEL | {"low": 5.0, "high": 5.0}]}, "low < high"),
+    ({"channels": [CHANNEL | {"dtype": "O"}]}, "$.channels[0].dtype"),
+    ({"channels": [CHANNEL | {"dtype": "f8"}], "samples_per_frame": 65_536, "rate_hz": 1e7, "criticality": "D"},
+     "$.criticality"),
+    ({"channels": [CHANNEL | {"name": f"c{i}", "dtype": "f8"} for i in range(3)], "samples_per_frame": 65_536},
+     "limit 1048576"),
+])
+def test_birth_is_refused_with_the_place_named_when(change, where):
+    with pytest.raises(msgspec.ValidationError) as refusal:
+        AssetBirth.make(**CONTENT | change)
+    assert where in str(refusal.value)
+
+
+def test_refused_birth_is_refused_on_the_wire_as_well():
+    wire = msgspec.msgpack.encode(CONTENT | {"birth_id": "0" * 16, "channels": [CHANNEL, CHANNEL]})
+    with pytest.raises(msgspec.ValidationError, match="given twice"):
+        decode_birth(wire)
+
+
+def test_birth_survives_the_wire_with_its_id():
+    birth = AssetBirth.make(**CONTENT)
+    assert decode_birth(encode(birth)).digest() == birth.birth_id
