@@ -67,7 +67,6 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     provisional: bool = False
     contributions: tuple[Contribution, ...] = ()
     window: Window | None = None
-    gap_ratio: float = 0.0
     v: Literal[1] = 1
 
     @property

@@ -1,0 +1,105 @@
+"""Advise: turn transitions into alerts that say what, where, how strong and why. [ISO 13374 AG]
+
+Every field is a function of the log alone: no clock, no host, no back end.
+"""
+
+from collections.abc import Sequence
+
+from pipeline.columns import NS_PER_MS, Array
+from pipeline.judge import Transition, shares
+from pipeline.state import Pool, Slot
+from schemas import Alert, Calibration, Contribution, Window, alert_id
+from schemas.alert import Severity, State
+
+SILENT = "silent"
+
+
+def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_ms: int, frames: int, stale_ms: int,
+          contributions: Array | None, z: Array | None) -> Alert:
+    """Build the alert of a transition from the row that caused it.
+
+    t_end: event time of the row's last sample, Unix ns. ts_ms: broker time of its record. contributions, z: (channels,).
+    """
+    who = pool.slots[t.slot]
+    assert who is not None
+    spec, birth = pool.bundle.spec, who.birth
+    if t.kind == "raised":
+        ident = alert_id(birth.site, who.asset, spec.rule, birth.birth_id, seq)
+        pool.table["alert_id"][t.slot] = bytearray.fromhex(ident)
+    else:
+        ident = bytes(pool.table["alert_id"][t.slot]).hex()
+    names = tuple(c.name for c in birth.channels)
+    ranked = [] if contributions is None else shares(contributions, names, z)
+    late_ms = ts_ms - t_end // NS_PER_MS
+    why_not = None
+    if late_ms > stale_ms:
+        why_not = f"stale: the data came {late_ms / 1000:.0f} s after it was measured, {stale_ms / 1000:g} s are allowed"
+    period = 1e9 / birth.rate_hz
+    return Alert(
+        alert_id=ident, revision=t.revision, state=_STATE[t.kind], active=t.kind != "cleared", site=birth.site,
+        asset=who.asset, asset_class=birth.asset_class, rule=spec.rule, severity=_SEVERITY[t.severity],
+        criticality=birth.criticality, annunciate=why_not is None, annunciate_why_not=why_not, t_first=t.t_first,
+        t_last=t_end, t_raised=t.t_raised, t_cleared=t_end if t.kind == "cleared" else None, score=score,
+        threshold=spec.threshold, why=_why(pool, t, score, ranked), birth_id=birth.birth_id, seq=seq,
+        model=f"{spec.name}@{spec.version}", provisional=_provisional(pool, t.slot),
+        contributions=tuple(Contribution(name, share, way) for name, share, way in ranked),  # type: ignore[arg-type]
+        window=Window(t_end - round((frames * pool.samples - 1) * period), t_end, frames),
+    )
+
+
+_STATE: dict[str, State] = {"raised": "raised", "updated": "updated", "cleared": "cleared"}
+_SEVERITY: dict[str, Severity] = {"low": "low", "medium": "medium", "high": "high", "critical": "critical"}
+
+
+def _provisional(pool: Pool, slot: int) -> bool:
+    names = {c.name for c in pool.table.columns}
+    return "suspect" in names and bool(pool.table["suspect"][slot])
+
+
+def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, float, str]]) -> str:
+    spec = pool.bundle.spec
+    need, width = spec.judge.on
+    ratio = f"score is {score / spec.threshold:.2f} x its limit"
+    where = ", ".join(f"{name} {way} ({share:.0%})" for name, share, way in ranked[:3])
+    if t.kind == "cleared":
+        return f"back below {1 - spec.judge.deadband:.2f} x the limit for {spec.judge.off} rows; {ratio}"
+    said = f"over the limit in {need} of {width} rows; {ratio}" if t.kind == "raised" else f"severity rose; {ratio}"
+    return f"{where}: {said}" if where else said
+
+
+def silence(pool: Pool, slot: int, silent_ms: int, *, back_ms: int | None = None) -> Alert:
+    """Build the alert that an asset fell silent, or (back_ms: broker time of its next record) that it is back."""
+    who, table = pool.slots[slot], pool.table
+    assert who is not None
+    birth, since_ms = who.birth, int(table["quiet_since_ms"][slot])
+    raised_ns = (since_ms + silent_ms) * NS_PER_MS
+    if back_ms is None:
+        seq = int(table["last_seq"][slot])
+        ident = alert_id(birth.site, who.asset, SILENT, birth.birth_id, seq)
+        table["quiet_id"][slot] = bytearray.fromhex(ident)
+        why = (f"no frame for {silent_ms / 1000:g} s after frame {seq}; its open window is closed. "
+               "Check the gateway, its network and the sensor's power")
+        score, t_last = 1.0, raised_ns
+    else:
+        seq, ident = int(table["last_seq"][slot]), bytes(table["quiet_id"][slot]).hex()
+        why, t_last = f"frames came again after {(back_ms - since_ms) / 1000:.1f} s", back_ms * NS_PER_MS
+        score = 0.0
+    return Alert(
+        alert_id=ident, revision=1 if back_ms is None else 2, state="raised" if back_ms is None else "cleared",
+        active=back_ms is None, site=birth.site, asset=who.asset, asset_class=birth.asset_class, rule=SILENT,
+        severity="medium", criticality=birth.criticality, annunciate=True, t_first=since_ms * NS_PER_MS, t_last=t_last,
+        t_raised=raised_ns, t_cleared=None if back_ms is None else t_last, score=score, threshold=1.0, why=why,
+        birth_id=birth.birth_id, seq=seq, model="clock", iso13374_block="DA",
+    )
+
+
+def calibration(pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, rows: int) -> Calibration:
+    """Tell others of a finished baseline."""
+    table, spec = pool.table, pool.bundle.spec
+    return Calibration(
+        asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}", seq=seq, t_end=t_end, rows=rows,
+        channels=tuple(c.name for c in who.birth.channels), kept=tuple(table["kept"][slot].tolist()),
+        center=tuple(table["center"][slot].tolist()), scale=tuple(table["scale"][slot].tolist()),
+        whitening=tuple(table["whitening"][slot].ravel().tolist()), limit=float(table["limit"][slot]),
+        status="suspect" if table["suspect"][slot] else "good",
+    )

@@ -1,0 +1,97 @@
+"""Batch: collect rows over all assets and partitions until a batch is full or its oldest row has waited long enough.
+
+Pure: time is a parameter. Triton's dynamic batching in terms and meaning (max batch size, max queue delay).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engines.base import TensorSpec
+from pipeline.columns import Array, Rows
+from pipeline.state import Partition, Pool
+
+
+@dataclass(slots=True)
+class Segment:
+    """Consecutive rows of a batch that came from one pool in one step: rows[a:b] of `rows`, at `at` in the batch."""
+
+    partition: Partition
+    pool: Pool
+    rows: Rows
+    a: int
+    b: int
+    at: int
+
+    @property
+    def here(self) -> slice:
+        return slice(self.at, self.at + self.b - self.a)
+
+    def column(self, name: str) -> Array:
+        array: Array = getattr(self.rows, name)
+        return array[self.a:self.b]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows for one call of the engine. buffers: whole arrays of max_size rows; `inputs` shows the first n."""
+
+    key: str
+    buffers: dict[str, Array]
+    opened_at: float
+    segments: list[Segment] = field(default_factory=list)
+    n: int = 0
+
+    @property
+    def inputs(self) -> dict[str, Array]:
+        return {name: array[: self.n] for name, array in self.buffers.items()}
+
+
+class Batcher:
+    """One per model and row shape. max_delay_s: longest that a row waits for company."""
+
+    def __init__(self, key: str, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], max_size: int,
+                 max_delay_s: float) -> None:
+        self.key, self.max_size, self.max_delay_s = key, max_size, max_delay_s
+        self._specs, self._shapes = specs, shapes
+        self._open: Batch | None = None
+        self._spare: list[dict[str, Array]] = []
+
+    def add(self, partition: Partition, pool: Pool, rows: Rows, now: float) -> list[Batch]:
+        """Take rows; return the batches that became full, in order. `rows.fill` is called before this returns."""
+        full, a = [], 0
+        while a < len(rows):
+            batch = self._open
+            if batch is None:
+                batch = self._open = Batch(self.key, self._spare.pop() if self._spare else self._allocate(), now)
+            b = min(len(rows), a + self.max_size - batch.n)
+            here = slice(batch.n, batch.n + b - a)
+            rows.fill(a, b, {name: array[here] for name, array in batch.buffers.items()})
+            batch.segments.append(Segment(partition, pool, rows, a, b, batch.n))
+            batch.n, a = here.stop, b
+            if batch.n == self.max_size:
+                full.append(batch)
+                self._open = None
+        return full
+
+    def flush(self) -> list[Batch]:
+        """Return the open batch, if any, whatever its size."""
+        batch, self._open = self._open, None
+        return [] if batch is None else [batch]
+
+    def due(self, now: float) -> list[Batch]:
+        """Return the open batch if its oldest row has waited `max_delay_s`."""
+        return self.flush() if self._open is not None and now >= self._open.opened_at + self.max_delay_s else []
+
+    @property
+    def deadline(self) -> float | None:
+        """Return when `due` will have something, or None."""
+        return None if self._open is None else self._open.opened_at + self.max_delay_s
+
+    def recycle(self, batch: Batch) -> None:
+        """Take back the buffers of a settled batch."""
+        self._spare.append(batch.buffers)
+
+    def _allocate(self) -> dict[str, Array]:
+        return {s.name: np.zeros((self.max_size, *self._shapes[s.name]), s.dtype) for s in self._specs}

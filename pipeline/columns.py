@@ -1,0 +1,140 @@
+"""What flows between the steps: columns over frames or rows, never one object a sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import Alert, Assessment, Calibration, DeadLetter
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+Array = NDArray[Any]
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Poll:
+    """Consecutive records of one partition, as read. timestamps_ms: the broker's; `next_offset` follows the last."""
+
+    partition: int
+    offsets: I64
+    timestamps_ms: I64
+    values: Sequence[bytes | None]
+    keys: Sequence[bytes | None]
+    next_offset: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(slots=True)
+class FrameBatch:
+    """Accepted frames of one pool, sorted by (slot, arrival).
+
+    slot, seq, offset, t0_ns, ts_ms: (n,). data: (n, channels, samples) float in physical units.
+    restart: the frame follows a silence, so no window may span the gap before it.
+    """
+
+    slot: I64
+    seq: I64
+    offset: I64
+    t0_ns: I64
+    ts_ms: I64
+    restart: Bool
+    data: Array
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+
+@dataclass(slots=True)
+class Groups:
+    """Where each slot's frames lie in a batch sorted by slot.
+
+    head: (n,) True at a slot's first frame. start: (n,) index of that frame. first, last: (groups,) indices.
+    """
+
+    head: Bool
+    start: I64
+    first: I64
+    last: I64
+
+    @classmethod
+    def of(cls, slot: I64) -> "Groups":
+        n = len(slot)
+        head = np.empty(n, bool)
+        head[:1] = True
+        np.not_equal(slot[1:], slot[:-1], out=head[1:])
+        first = np.flatnonzero(head)
+        start = np.repeat(first, np.diff(np.append(first, n)))
+        return cls(head, start, first, np.append(first[1:], n) - 1)
+
+    @property
+    def rank(self) -> I64:
+        """Return each frame's place among its slot's frames, from 0."""
+        return np.arange(len(self.head)) - self.start
+
+
+class Fill(Protocol):
+    """Writes rows a..b into `views`, one (b - a, ...) array per input of the model."""
+
+    def __call__(self, a: int, b: int, views: Mapping[str, Array]) -> None: ...
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows ready for the engine, of one pool, in order. `fill` must be called before the pool's next step.
+
+    slot, seq, offset, ts_ms: of the frame that completed each row, (rows,). t_end: time of its last sample, Unix ns.
+    frames: how many frames one row rests on.
+    """
+
+    slot: I64
+    seq: I64
+    offset: I64
+    ts_ms: I64
+    t_end: I64
+    frames: int
+    fill: Fill
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    @classmethod
+    def of(cls, period_ns: F64, samples: int, batch: FrameBatch, done: I64, fill: Fill, frames: int) -> "Rows":
+        """Take the columns of the frames `done`; period_ns: per slot, the time between two samples."""
+        slot = batch.slot[done]
+        t_end = batch.t0_ns[done] + np.rint((samples - 1) * period_ns[slot]).astype(np.int64)
+        return cls(slot, batch.seq[done], batch.offset[done], batch.ts_ms[done], t_end, frames, fill)
+
+
+@dataclass(slots=True)
+class Note:
+    """Something that a log line and a counter should tell; `name` is a stable event name."""
+
+    name: str
+    fields: dict[str, object]
+
+
+@dataclass(slots=True)
+class Effects:
+    """What a step wants done outside: the rim sends these, in this order."""
+
+    alerts: list[Alert] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    assessments: list[Assessment] = field(default_factory=list)
+    calibrations: list[Calibration] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    def extend(self, other: "Effects") -> None:
+        self.alerts += other.alerts
+        self.dead_letters += other.dead_letters
+        self.assessments += other.assessments
+        self.calibrations += other.calibrations
+        self.notes += other.notes

@@ -1,0 +1,156 @@
+"""Condition: streaming features that never forget, in float64, one step per sample over all slots. [ISO 13374 DM]
+
+Bit for bit the same for any cut of the stream into polls: every operation is elementwise, and the recursion, which no
+closed form reproduces exactly, runs in rounds (the k-th frame of every asset together).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.bundle import Bundle, MewmaSpec
+from pipeline.calibrate import Baseline, calibrate
+from pipeline.columns import F64, I64, Array, FrameBatch, Groups, Rows
+from pipeline.state import Column, Pool
+
+#: What a finished calibration sets; a part replaced or a new birth with other channels starts it over.
+BASELINE = ("center", "scale", "z_mean", "whitening", "limit", "kept", "ready", "suspect", "collected")
+
+
+def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
+    """Return what a slot needs. collected: calibration samples so far. seen: samples since the baseline."""
+    del bundle, samples
+    per = (channels,)
+    return (
+        Column("ewma", "f8", per), Column("center", "f8", per), Column("scale", "f8", per, fill=1),
+        Column("z_mean", "f8", per), Column("whitening", "f8", (channels, channels)), Column("limit", "f8", fill=1),
+        Column("kept", "u1", per), Column("ready", "u1"), Column("suspect", "u1"), Column("collected", "i4"),
+        Column("samples", "i8"),
+    )
+
+
+def calibration_samples(spec: MewmaSpec, samples_per_frame: int) -> int:
+    """Round the recipe's rows up to whole frames."""
+    return -(-spec.calibration_rows // samples_per_frame) * samples_per_frame
+
+
+def extra_slot_bytes(bundle: Bundle, channels: int, samples: int) -> int:
+    """Return what a calibrating slot adds to its block, bytes."""
+    spec = bundle.spec.mewma
+    assert spec is not None
+    return calibration_samples(spec, samples) * channels * 8
+
+
+@dataclass(slots=True)
+class Calibrated:
+    """A slot whose baseline is finished by the frame at `frame` of the batch."""
+
+    slot: int
+    frame: int
+    rows: int
+    baseline: Baseline
+
+
+def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, list[Calibrated]]:
+    """Advance the recursion, return one row per `hop` samples of every calibrated asset.
+
+    Row: z (C,) the smoothed standardised sample, center (C,) its healthy mean, whitening (C, C), limit ().
+    """
+    spec = pool.bundle.spec.mewma
+    assert spec is not None
+    data = batch.data.astype(np.float64, copy=False)
+    live, finished = _collect(pool, spec, batch, groups, data)
+    slot = batch.slot[live]
+    ranks = Groups.of(slot).rank
+    order = np.argsort(ranks, kind="stable")  # round by round, each round with distinct slots
+    z = np.empty((len(live), pool.channels))
+    number = np.empty(len(live), np.int64)
+    table = pool.table
+    ordered = slot[order]
+    # elementwise, so that doing it for all frames at once gives the bits of doing it one by one
+    pushed = (data[live[order]] - table["center"][ordered][:, :, None]) / table["scale"][ordered][:, :, None]
+    pushed *= spec.smoothing
+    pushed = np.ascontiguousarray(pushed.transpose(2, 0, 1))  # (sample, frame, channel)
+    keep = 1.0 - spec.smoothing
+    ewma, counted = table["ewma"], table["samples"]
+    bounds = np.append(np.flatnonzero(np.diff(ranks[order], prepend=-1)), len(live)).tolist()
+    for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+        at = ordered[a:b]
+        state = ewma[at]
+        for k in range(pool.samples):
+            state *= keep
+            state += pushed[k, a:b]
+        ewma[at] = state
+        counted[at] += pool.samples
+        z[order[a:b]] = state
+        number[order[a:b]] = counted[at]
+    done = np.flatnonzero(number % (spec.hop or pool.samples) == 0)
+    return _rows(pool, batch, live[done], z[done]), finished
+
+
+def _rows(pool: Pool, batch: FrameBatch, done: I64, z: F64) -> Rows:
+    table, slot = pool.table, batch.slot[done]
+
+    def fill(a: int, b: int, views: Mapping[str, Array]) -> None:
+        views["z"][:] = z[a:b]
+        views["center"][:] = table["z_mean"][slot[a:b]]
+        views["whitening"][:] = table["whitening"][slot[a:b]]
+        views["limit"][:] = table["limit"][slot[a:b]]
+
+    return Rows.of(table["period_ns"], pool.samples, batch, done, fill, frames=1)
+
+
+def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, data: F64) -> tuple[I64, list[Calibrated]]:
+    """Give calibrating slots their rows; return the indices of the frames that come after a baseline."""
+    ready = pool.table["ready"][batch.slot[groups.first]] != 0
+    if ready.all():
+        return np.arange(len(batch)), []
+    live, finished = np.ones(len(batch), bool), []
+    total = calibration_samples(spec, pool.samples)
+    for g in np.flatnonzero(~ready).tolist():
+        first, last = int(groups.first[g]), int(groups.last[g]) + 1
+        slot = int(batch.slot[first])
+        rows = pool.calibration.get(slot)
+        if rows is None:
+            rows = pool.calibration[slot] = np.zeros((total, pool.channels))
+        at = int(pool.table["collected"][slot])
+        stop = min(last, first + (total - at) // pool.samples)
+        count = (stop - first) * pool.samples
+        rows[at:at + count] = data[first:stop].transpose(0, 2, 1).reshape(count, -1)
+        pool.table["collected"][slot] = at + count
+        live[first:stop] = False
+        if at + count == total:
+            baseline = calibrate(rows, spec)
+            adopt(pool, slot, baseline)
+            del pool.calibration[slot]
+            finished.append(Calibrated(slot, stop - 1, total, baseline))
+    return np.flatnonzero(live), finished
+
+
+def adopt(pool: Pool, slot: int, baseline: Baseline) -> None:
+    """Make a baseline the slot's own; the recursion goes on from the calibration's last state."""
+    table = pool.table
+    table["center"][slot], table["scale"][slot] = baseline.center, baseline.scale
+    table["z_mean"][slot], table["whitening"][slot] = baseline.zmean, baseline.whitening
+    table["limit"][slot], table["kept"][slot] = baseline.limit, baseline.kept
+    table["ewma"][slot] = baseline.ewma
+    table["ready"][slot], table["suspect"][slot] = 1, baseline.status != "good"
+
+
+def inherit(pool: Pool, source: int, target: int) -> None:
+    """Start a historical lane from the live slot's baseline as it is now."""
+    for name in (*BASELINE, "ewma"):
+        pool.table[name][target] = pool.table[name][source]
+    if source in pool.calibration:  # half a calibration is no baseline: the lane collects its own
+        pool.table["collected"][target] = 0
+
+
+def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
+    """Start over after a reboot; the baseline stays unless the channels changed."""
+    if recalibrate:
+        pool.calibration.pop(slot, None)
+        pool.table.reset(slot, (*BASELINE, "ewma", "samples"))
+    elif pool.table["ready"][slot]:
+        pool.table["ewma"][slot] = pool.table["z_mean"][slot]
+        pool.table["samples"][slot] = 0

@@ -1,0 +1,137 @@
+"""Judge: scores against limits, with on-delay, off-delay and deadband; only transitions become alerts. [SD/HA, ISA-18.2]"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.bundle import JudgeSpec
+from pipeline.columns import F64, I64, Array, Bool, Groups
+from pipeline.state import Column, Pool
+
+#: Scores are rounded before they are judged and published, so that another machine or back end, whose last bits differ,
+#: takes the same decision in all but the rarest case.
+SCORE_DECIMALS = 6
+
+SEVERITIES = ("low", "medium", "high", "critical")
+
+#: over: the last 64 rows' exceedances, newest in bit 0. below: rows in a row that were below the deadband.
+#: quiet_*: the open `silent` alert of an asset that stopped sending.
+COLUMNS = (
+    Column("over", "u8"), Column("below", "i4"), Column("active", "u1"), Column("severity", "i1"),
+    Column("revision", "i4"), Column("alert_id", "u1", (12,)), Column("alert_seq", "i8"), Column("t_first", "i8"),
+    Column("t_raised", "i8"), Column("quiet", "u1"), Column("quiet_since_ms", "i8"), Column("quiet_id", "u1", (12,)),
+)
+
+NORMAL, OVER, ACTIVE = 0, 1, 2  # state of a row in an assessment
+
+
+@dataclass(slots=True)
+class Transition:
+    """A change of a slot's alert at row `row`. kind: raised, updated (severity rose) or cleared."""
+
+    row: int
+    slot: int
+    kind: str
+    severity: str
+    revision: int
+    seq: int
+    t_first: int
+    t_raised: int
+
+
+def step(pool: Pool, slot: I64, score: F64, t_end: I64, seq: I64, usable: Bool) -> tuple[Array, list[Transition]]:
+    """Judge rows in order; return the state of each row and the transitions, in order of rows.
+
+    slot, score (rounded), t_end [Unix ns], seq, usable: (n,). A row that is not usable changes nothing.
+    """
+    spec, threshold, table = pool.bundle.spec.judge, pool.bundle.spec.threshold, pool.table
+    over = (score >= threshold) & usable
+    active = table["active"][slot] != 0
+    state = np.zeros(len(slot), np.int8)
+    if not over.any() and not active.any() and not table["over"][slot].any():
+        return state, []
+    order = np.argsort(slot, kind="stable")
+    rank = np.empty(len(slot), np.int64)
+    rank[order] = Groups.of(slot[order]).rank
+    transitions: list[Transition] = []
+    for k in range(int(rank.max()) + 1):
+        rows = np.flatnonzero((rank == k) & usable)
+        if len(rows):
+            transitions += _round(pool, spec, threshold, rows, slot[rows], over[rows], score[rows], t_end[rows], seq[rows])
+            state[rows] = np.where(table["active"][slot[rows]] != 0, ACTIVE, np.where(over[rows], OVER, NORMAL))
+    transitions.sort(key=lambda t: t.row)
+    return state, transitions
+
+
+def _round(pool: Pool, spec: JudgeSpec, threshold: float, rows: I64, slot: I64, over: Bool, score: F64, t_end: I64,
+           seq: I64) -> Iterator[Transition]:
+    """Judge one row each of distinct slots."""
+    table = pool.table
+    need, width = spec.on
+    before = table["over"][slot]
+    recent = ((before << np.uint64(1)) | over.astype(np.uint64)) & np.uint64((1 << width) - 1)
+    table["over"][slot] = recent
+    active = table["active"][slot] != 0
+    begins = over & (before == 0) & ~active
+    table["t_first"][slot[begins]] = t_end[begins]
+    below = np.where(score < threshold * (1.0 - spec.deadband), table["below"][slot] + 1, 0)
+    table["below"][slot] = below
+    level = np.searchsorted(np.asarray(spec.severity) * threshold, score, side="right") - 1
+    raises = ~active & over & (np.bitwise_count(recent) >= need)
+    clears = active & (below >= spec.off)
+    rises = active & ~clears & (level > table["severity"][slot])
+    out = []
+    for kind, mask in (("raised", raises), ("updated", rises), ("cleared", clears)):
+        for i in np.flatnonzero(mask).tolist():
+            out.append(_change(pool, kind, int(rows[i]), int(slot[i]), int(level[i]), int(t_end[i]), int(seq[i])))
+    return iter(out)
+
+
+def _change(pool: Pool, kind: str, row: int, slot: int, level: int, t_end: int, seq: int) -> Transition:
+    table = pool.table
+    if kind == "raised":
+        table["active"][slot], table["revision"][slot], table["severity"][slot] = 1, 1, max(level, 0)
+        table["alert_seq"][slot], table["t_raised"][slot] = seq, t_end
+    else:
+        table["revision"][slot] += 1
+        if kind == "updated":
+            table["severity"][slot] = level
+        else:
+            table["active"][slot], table["over"][slot], table["below"][slot] = 0, 0, 0
+    return Transition(row, slot, kind, SEVERITIES[int(table["severity"][slot])], int(table["revision"][slot]),
+                      int(table["alert_seq"][slot]), int(table["t_first"][slot]), int(table["t_raised"][slot]))
+
+
+def clear(pool: Pool, slot: int) -> Transition | None:
+    """Clear an open alert because its asset was retired; None if there is none."""
+    if not pool.table["active"][slot]:
+        return None
+    return _change(pool, "cleared", -1, slot, 0, int(pool.table["t_raised"][slot]), int(pool.table["alert_seq"][slot]))
+
+
+def quiet(pool: Pool, now_ms: int, silent_ms: int) -> list[int]:
+    """Return the slots that have been silent for more than `silent_ms` and were not known to be; mark them."""
+    table, used = pool.table, len(pool.slots)
+    last = table["last_ts_ms"][:used]
+    late = (last > 0) & (now_ms - last > silent_ms) & (table["quiet"][:used] == 0) & (table["leave"][:used] < 0)
+    late &= table["historical"][:used] == 0
+    slots: list[int] = np.flatnonzero(late).tolist()
+    for slot in slots:
+        table["quiet"][slot], table["quiet_since_ms"][slot] = 1, last[slot]
+        pool.touch(slot)
+    return slots
+
+
+def shares(contributions: Array, names: tuple[str, ...], z: Array | None, top: int = 3) -> list[tuple[str, float, str]]:
+    """Rank one row's contributions: (channel, share, direction), largest first, all non-zero ones beyond `top` dropped
+    only if they are below 1 %."""
+    ranked = np.argsort(-contributions, kind="stable").tolist()
+    out = []
+    for i in ranked:
+        share = round(float(contributions[i]), 4)
+        if share <= 0 or (len(out) >= top and share < 0.01):
+            break
+        direction = "flat" if z is None or z[i] == 0 else "up" if z[i] > 0 else "down"
+        out.append((names[i], share, direction))
+    return out

@@ -1,0 +1,251 @@
+"""Streaming state: a struct of arrays per pool with one slot per asset, in blocks that checkpoints write whole.
+
+A *pool* holds the assets of one bundle and one frame layout on one partition. All that is known of an asset lies in one
+slot of one block, so a block that was written is a consistent piece of the past whatever became of the others.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engines.bundle import Bundle
+from pipeline.columns import I64, Array
+from schemas import AssetBirth
+
+#: A checkpoint block should stay well below Kafka's 1 MiB record limit, and be large enough to be few.
+BLOCK_BYTES = 384 * 1024
+
+#: End states and marks counted per slot. Frames: received = judged + dead_lettered + late + duplicate + shed + in flight.
+COUNTERS = (
+    "received", "judged", "dead_lettered", "late", "duplicate", "shed", "reordered", "gap_frames",
+    "rows", "rows_scored", "rows_dead_lettered",
+)
+(RECEIVED, JUDGED, DEAD_LETTERED, LATE, DUPLICATE, SHED, REORDERED, GAP_FRAMES,
+ ROWS, ROWS_SCORED, ROWS_DEAD_LETTERED) = range(len(COUNTERS))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One array of a table. shape: per slot. persist: part of checkpoints (else derived from the birth)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    fill: float = 0
+    persist: bool = True
+
+    @property
+    def slot_bytes(self) -> int:
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=int))
+
+
+class Table:
+    """Columns that grow together by doubling. Arrays are replaced on growth: fetch them anew in each step."""
+
+    __slots__ = ("capacity", "columns", "_arrays")
+
+    def __init__(self, columns: Sequence[Column], capacity: int) -> None:
+        self.columns, self.capacity = tuple(columns), capacity
+        self._arrays = {c.name: self._new(c, capacity) for c in columns}
+
+    @staticmethod
+    def _new(column: Column, capacity: int) -> Array:
+        # zeros() leaves untouched pages to the kernel: capacity beyond the used slots costs no memory
+        array: Array = np.zeros((capacity, *column.shape), column.dtype)
+        if column.fill:
+            array.fill(column.fill)
+        return array
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def grow(self) -> None:
+        for column in self.columns:
+            array = self._new(column, self.capacity * 2)
+            array[: self.capacity] = self._arrays[column.name]
+            self._arrays[column.name] = array
+        self.capacity *= 2
+
+    def reset(self, slot: int, names: Sequence[str] | None = None) -> None:
+        for column in self.columns:
+            if names is None or column.name in names:
+                self._arrays[column.name][slot] = column.fill
+
+
+#: What `acquire` knows of a slot. seen: bit i set when sequence number last_seq - i has come.
+ACQUIRE_COLUMNS = (
+    Column("last_seq", "i8", fill=-1), Column("seen", "u8"), Column("last_ts_ms", "i8"), Column("leave", "i8", fill=-1),
+    Column("historical", "u1"), Column("counts", "i8", (len(COUNTERS),)),
+    Column("period_ns", "f8", persist=False),
+)
+
+
+@dataclass(slots=True)
+class Slot:
+    """What is no number: who sits in a slot."""
+
+    asset: str
+    birth: AssetBirth
+    historical: bool
+
+
+class Pool:
+    """The slots of one bundle and layout on one partition."""
+
+    def __init__(self, key: str, bundle: Bundle, channels: int, samples: int, columns: Sequence[Column],
+                 extra_slot_bytes: int = 0) -> None:
+        self.key, self.bundle, self.channels, self.samples = key, bundle, channels, samples
+        columns = (*ACQUIRE_COLUMNS, *columns)
+        slot_bytes = sum(c.slot_bytes for c in columns if c.persist) + extra_slot_bytes + 200
+        self.block_slots = 1 << max(0, (BLOCK_BYTES // slot_bytes).bit_length() - 1) if slot_bytes < BLOCK_BYTES else 1
+        self.table = Table(columns, self.block_slots)
+        self.slots: list[Slot | None] = []
+        self.free: list[int] = []
+        self.dirty: set[int] = set()
+        self.retired: list[I64] = []  # per block: counters of the slots it no longer has
+        self.through: list[int] = []  # per block: the version of its last write, an offset
+        self.need: list[int] = []  # per block: replay skips frames below this offset
+        #: calibration rows of slots that are still calibrating, (rows, channels) float64; freed afterwards
+        self.calibration: dict[int, Array] = {}
+        self.scaled = False  # some slot's raw samples need scale or offset
+        self.scale = np.ones((0, channels))
+        self.offset = np.zeros((0, channels))
+
+    @property
+    def blocks(self) -> int:
+        return len(self.through)
+
+    def add_block(self, through: int, need: int) -> None:
+        self.through.append(through)
+        self.need.append(need)
+        self.retired.append(np.zeros(len(COUNTERS), np.int64))
+        self.slots += [None] * self.block_slots
+        while self.table.capacity < len(self.slots):
+            self.table.grow()
+
+    def take(self, offset: int) -> int:
+        """Return a free slot for an asset first seen at `offset`.
+
+        During replay a block that already holds later frames is no place for it: written again, the block would claim
+        to hold the newcomer's frames too.
+        """
+        for i in range(len(self.free) - 1, -1, -1):
+            if self.need[self.free[i] // self.block_slots] <= offset:
+                return self.free.pop(i)
+        at = len(self.slots)
+        self.add_block(through=-1, need=0)
+        self.free += range(at + self.block_slots - 1, at, -1)
+        return at
+
+    def seat(self, slot: int, who: Slot) -> None:
+        """Put an asset into a slot and derive from its birth what is not persisted."""
+        self.slots[slot] = who
+        birth = who.birth
+        self.table["historical"][slot] = who.historical
+        self.table["period_ns"][slot] = 1e9 / birth.rate_hz
+        if len(self.scale) < self.table.capacity:
+            grown = self.table.capacity - len(self.scale)
+            self.scale = np.concatenate([self.scale, np.ones((grown, self.channels))])
+            self.offset = np.concatenate([self.offset, np.zeros((grown, self.channels))])
+        self.scale[slot] = [c.scale for c in birth.channels]
+        self.offset[slot] = [c.offset for c in birth.channels]
+        self.scaled |= any(c.scale != 1.0 or c.offset != 0.0 for c in birth.channels)
+
+    def vacate(self, slot: int) -> None:
+        """Free a slot; its counters stay in its block, so the conservation law never loses a frame."""
+        self.retired[slot // self.block_slots] += self.table["counts"][slot]
+        self.table.reset(slot)
+        self.slots[slot] = None
+        self.calibration.pop(slot, None)
+        self.free.append(slot)
+        self.touch(slot)
+
+    def touch(self, slot: int) -> None:
+        self.dirty.add(slot // self.block_slots)
+
+    def touch_many(self, slots: I64) -> None:
+        self.dirty.update(np.unique(slots // self.block_slots).tolist())
+
+    def seated(self) -> Iterator[tuple[int, Slot]]:
+        return ((i, s) for i, s in enumerate(self.slots) if s is not None)
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Frames of an asset whose birth has not come. hold: frames below this offset are in here or have moved on."""
+
+    asset: str
+    birth_id: str
+    historical: bool
+    frames: list[tuple[int, int, bytes]] = field(default_factory=list)  # offset, broker timestamp ms, value
+    leave: int = -1  # offset at which they moved to a slot; kept until that is durable
+    hold: int = 0
+
+
+@dataclass(slots=True)
+class Unassigned:
+    """The block of what belongs to no slot: records without an asset, and frames that wait for a birth."""
+
+    counts: I64 = field(default_factory=lambda: np.zeros(len(COUNTERS), np.int64))
+    waiting: dict[tuple[str, str, bool], Waiting] = field(default_factory=dict)
+    through: int = -1
+    need: int = 0
+    dirty: bool = False
+
+    def frames_waiting(self) -> int:
+        return sum(len(w.frames) for w in self.waiting.values() if w.leave < 0)
+
+
+Key = tuple[str, str, bool]  # asset, birth_id, historical
+
+
+class Partition:
+    """All that a worker knows of one partition. position: offset of the next record to admit."""
+
+    def __init__(self, number: int, position: int = 0) -> None:
+        self.number, self.position = number, position
+        self.pools: dict[str, Pool] = {}
+        self.order: list[Pool] = []
+        self.directory: dict[Key, int] = {}  # -> index of the pool << 32 | slot
+        self.current: dict[tuple[str, bool], Key] = {}  # the birth that an asset lives under
+        self.unassigned = Unassigned()
+        self.now_ms = 0  # the largest broker timestamp read
+        self.replay_until = 0  # below it some block already holds some frames
+        self.assets = 0
+        self.checkpoints = 0
+        self.unsettled = 0  # rows handed to the batcher and not yet settled
+
+    def pool_at(self, code: int) -> tuple[Pool, int]:
+        return self.order[code >> 32], code & 0xFFFFFFFF
+
+    def add_pool(self, pool: Pool) -> Pool:
+        self.pools[pool.key] = pool
+        self.order.append(pool)
+        return pool
+
+    def enter(self, pool: Pool, slot: int, who: Slot, *, current: bool = True) -> None:
+        pool.seat(slot, who)
+        key = (who.asset, who.birth.birth_id, who.historical)
+        self.directory[key] = self.order.index(pool) << 32 | slot
+        if current:
+            self.current[who.asset, who.historical] = key
+        self.assets += 1
+
+    def leave(self, pool: Pool, slot: int) -> None:
+        who = pool.slots[slot]
+        if who is None:
+            return
+        key = (who.asset, who.birth.birth_id, who.historical)
+        self.directory.pop(key, None)
+        if self.current.get((who.asset, who.historical)) == key:
+            del self.current[who.asset, who.historical]
+        pool.vacate(slot)
+        self.assets -= 1
+
+    def totals(self) -> dict[str, int]:
+        """Return every counter summed over slots, retired slots and records without an asset."""
+        total = self.unassigned.counts.copy()
+        for pool in self.order:
+            total += pool.table["counts"].sum(axis=0) + sum(pool.retired, np.zeros(len(COUNTERS), np.int64))
+        return {name: int(v) for name, v in zip(COUNTERS, total, strict=True)}
