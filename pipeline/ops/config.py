@@ -1,4 +1,4 @@
-"""Reads the settings: TOML file < environment (KIZASHI_SECTION__KEY) < flags; all faults at once, each with its source."""
+"""Reads the settings: TOML file < environment (KIZASHI_SECTION__KEY) < flags; all faults at once."""
 
 import json
 import os

@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     engine: Engine = Engine()
     checkpoint: Checkpoint = Checkpoint()
     models: Models = Models()
-    routes: tuple[Route, ...] = Field((Route(bundle=DEFAULT_BUNDLE),), min_length=1)
+    routes: tuple[Route, ...] = Field(default=(Route(bundle=DEFAULT_BUNDLE),), min_length=1)
     metrics: Metrics = Metrics()
     log: Log = Log()
 

@@ -1,0 +1,39 @@
+"""Options that commands share, and how they become settings."""
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:  # pydantic costs 0.2 s, which `--help` need not pay
+    from pipeline.ops.config import Settings
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("-c", "--config", metavar="FILE.toml", help="Settings; without it the defaults.")
+]
+Broker = Annotated[str | None, typer.Option("--broker", metavar="HOST:PORT", help="Instead of broker.bootstrap.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; may be repeated.")
+]
+
+
+def read_settings(config: Path | None, broker: str | None = None, assignments: list[str] | None = None) -> "Settings":
+    """Load the settings of a command. Raises ConfigError with every fault."""
+    from pipeline.ops.config import load_settings
+
+    flags: dict[str, object] = {"broker.bootstrap": broker}
+    for text in assignments or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is no SECTION.KEY=VALUE, as batch.max_size=64", param_hint="--set")
+        flags[key.strip()] = _value(value.strip())
+    return load_settings(config, flags)
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML would (numbers, true, lists, quoted text), and as plain text where it is no TOML."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
