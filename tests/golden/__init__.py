@@ -52,7 +52,7 @@ MESSAGES: dict[str, Struct] = {
         "anomaly-mewma", "DA", _T0 + 12, "older than stale_alert_s", True,
         (Contribution("pressure", 0.75, "down"), Contribution("temperature", 0.25, "up"),
          Contribution("count", 0.0, "flat")),
-        Window(_T0, _T0 + 9, 4), 0.125),
+        Window(_T0, _T0 + 9, 4)),
     "assessment-minimal.v1.bin": Assessment("pump-07", _BIRTH_ID, "anomaly-mewma", (), (), (), (), ()),
     "assessment-full.v1.bin": Assessment(
         "pump-07", _BIRTH_ID, "anomaly-mewma", (7, 8, 9), (_T0, _T0 + 1, _T0 + 2), (0.1, 1.5, float("inf")),
