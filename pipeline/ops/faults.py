@@ -63,8 +63,7 @@ def _allowed(info: FieldInfo, extra: dict[str, Any]) -> str:
     choices = [choice for part in _parts(info.annotation) if get_origin(part) is Literal for choice in get_args(part)]
     if choices:
         return ", ".join(map(repr, choices))
-    low = next((f"{'above ' if isinstance(m, Gt) else ''}{_bound(m)}" for m in info.metadata if isinstance(m, Ge | Gt)), "")
-    high = next((f"{'below ' if isinstance(m, Lt) else ''}{_bound(m)}" for m in info.metadata if isinstance(m, Le | Lt)), "")
+    low, high = (_bound(info, kinds) for kinds in ((Ge, Gt), (Le, Lt)))
     unit = f" {extra['unit']}" if extra.get("unit") else ""
     kind = next((name for type_, name in _KINDS if type_ in _parts(info.annotation)), "a text")
     return f"{kind} from {low} to {high}{unit}" if low and high else kind
@@ -73,8 +72,12 @@ def _allowed(info: FieldInfo, extra: dict[str, Any]) -> str:
 _KINDS = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (SecretStr, "a text"))
 
 
-def _bound(limit: Ge | Gt | Le | Lt) -> object:
-    return next(getattr(limit, name) for name in ("ge", "gt", "le", "lt") if hasattr(limit, name))
+def _bound(info: FieldInfo, kinds: tuple[type, type]) -> str:
+    for limit in info.metadata:
+        if isinstance(limit, kinds):
+            word = {Gt: "above ", Lt: "below "}.get(type(limit), "")
+            return word + next(f"{getattr(limit, n):.12g}" for n in ("ge", "gt", "le", "lt") if hasattr(limit, n))
+    return ""
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
@@ -108,23 +111,31 @@ def _field_at(loc: Loc) -> FieldInfo | None:
 
 def conflicts(settings: Settings) -> Iterator[tuple[Any, ...]]:
     """Yield what single keys cannot see: (key, other keys involved ..., text after the key's source)."""
-    group, worker, broker = settings.group, settings.worker, settings.broker
-    beat, session = ("group", "heartbeat_s"), ("group", "session_timeout_s")
+    group, worker = settings.group, settings.worker
     if group.heartbeat_s > group.session_timeout_s / 3:
-        yield beat, session, (
-            f" = {group.heartbeat_s:g} s: at most a third of group.session_timeout_s ({group.session_timeout_s:g} s), so that"
-            f" two may be lost; set it to {group.session_timeout_s / 3:g} s or less"
+        yield ("group", "heartbeat_s"), ("group", "session_timeout_s"), (
+            f" = {group.heartbeat_s:g} s: at most a third of group.session_timeout_s ({group.session_timeout_s:g} s), "
+            f"so that two may be lost; set it to {group.session_timeout_s / 3:g} s or less"
         )
     if worker.max_batch > worker.max_inflight:
         yield ("worker", "max_batch"), ("worker", "max_inflight"), (
-            f" = {worker.max_batch} records: more than worker.max_inflight ({worker.max_inflight} records), an event could"
-            " never be handed over; lower it or raise max_inflight"
+            f" = {worker.max_batch} records: more than worker.max_inflight ({worker.max_inflight} records), so an "
+            "event could never be handed over; lower it or raise max_inflight"
         )
+    yield from _credentials(settings)
+    folder = settings.models.folder
+    if folder is not None and not folder.is_dir():
+        yield ("models", "folder"), f" = {str(folder)!r}: no such folder; create it or leave the key out"
+
+
+def _credentials(settings: Settings) -> Iterator[tuple[Any, ...]]:
+    broker = settings.broker
     if broker.security_protocol.startswith("SASL"):
         for key in ("sasl_mechanism", "username", "password"):
             if getattr(broker, key) is None:
                 yield ("broker", key), ("broker", "security_protocol"), (
-                    f": is missing, security_protocol {broker.security_protocol} needs it; set it or choose SSL or PLAINTEXT"
+                    f": is missing, security_protocol {broker.security_protocol} needs it; "
+                    "set it or choose SSL or PLAINTEXT"
                 )
     for key, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
         if getattr(broker, key) is not None and getattr(broker, other) is None:
@@ -133,6 +144,3 @@ def conflicts(settings: Settings) -> Iterator[tuple[Any, ...]]:
         file = getattr(broker, key)
         if file is not None and not file.is_file():
             yield ("broker", key), f" = {str(file)!r}: no such file; name a PEM file that this user may read"
-    folder = settings.models.folder
-    if folder is not None and not folder.is_dir():
-        yield ("models", "folder"), f" = {str(folder)!r}: no such folder; create it or leave the key out"

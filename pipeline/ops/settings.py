@@ -89,20 +89,23 @@ class Worker(Section):
     )
     drain_s: float = _key(10.0, "s", "budget of an orderly stop; a third of what Kubernetes grants", ge=1, le=300)
     stale_alert_s: float = _key(
-        300.0, "s", "alerts older than this are published but annunciate nothing: nobody can act on them", ge=1, le=86_400
+        300.0, "s", "alerts older than this are published but annunciate nothing: nobody can act on them",
+        ge=1, le=86_400,
     )
     max_future_s: float = _key(
         60.0, "s", "a frame further ahead of its record's time has a broken clock; NTP keeps devices far below",
         ge=0, le=86_400,
     )
     silent_after_s: float = _key(
-        60.0, "s", "an asset without frames for this long is silent; ten times a slow gateway's period", ge=1, le=604_800
+        60.0, "s", "an asset without frames for this long is silent; ten times a slow gateway's period",
+        ge=1, le=604_800,
     )
     max_assets: int = _key(
-        20_000, "assets per partition", "bounds memory: about 5 KiB an asset, 100 MiB a full partition", ge=1, le=1_000_000
+        20_000, "assets per partition", "bounds memory: about 5 KiB an asset, 100 MiB a full partition",
+        ge=1, le=1_000_000,
     )
     max_batch: int = _key(
-        1024, "records per event", "an event costs about 115 us, which 64 records already make small beside a frame's 4 us",
+        1024, "records per event", "an event costs about 115 us, little beside 1024 frames of 4 us",
         ge=1, le=16_384,
     )
     max_inflight: int = _key(
@@ -110,7 +113,8 @@ class Worker(Section):
         ge=1, le=262_144,
     )
     fetch_max_wait_ms: int = _key(
-        10, "ms", "longest a broker holds an empty fetch; bounds latency where several partitions share it", ge=1, le=5000
+        10, "ms", "longest a broker holds an empty fetch; bounds latency where several partitions share it",
+        ge=1, le=5000,
     )
     watchdog_s: float = _key(
         60.0, "s", "lag without progress for this long ends the worker with exit code 1; a rebalance lasts far less",
@@ -135,8 +139,12 @@ class Worker(Section):
 
 
 class Batch(Section):
-    max_size: int = _key(256, "rows", "rows per inference; beyond it ONNX Runtime gains nothing on one thread", ge=1, le=4096)
-    max_delay_ms: float = _key(5.0, "ms", "longest a row waits for company; an eighth of the p99 budget of 40 ms", ge=0, le=5000)
+    max_size: int = _key(
+        256, "rows", "rows per inference; beyond it ONNX Runtime gains nothing on one thread", ge=1, le=4096
+    )
+    max_delay_ms: float = _key(
+        5.0, "ms", "longest a row waits for company; an eighth of the p99 budget of 40 ms", ge=0, le=5000
+    )
     in_flight: int = _key(
         3, "batches", "one computes, one waits, one is filled: the engine's thread is never idle", ge=1, le=64
     )
@@ -148,7 +156,9 @@ class Engine(Section):
 
 
 class Checkpoint(Section):
-    interval_s: float = _key(5.0, "s", "what a crash makes the next worker do again; writes halve when it doubles", ge=0.1, le=3600)
+    interval_s: float = _key(
+        5.0, "s", "what a crash makes the next worker do again; writes halve when it doubles", ge=0.1, le=3600
+    )
     every_frames: int = _key(0, "frames", "checkpoint by count too; 0: by time only", ge=0, le=100_000_000)
     write_budget_mb_s: float = _key(
         2.0, "MB/s", "the interval stretches so that state writes stay below it: spares an edge device's flash",
@@ -181,8 +191,12 @@ class Route(Section):
 
 class Metrics(Section):
     enabled: bool = _key(True, "", "serve /metrics, /live and /ready")
-    host: str = _key("127.0.0.1", "", "loopback: nothing is offered to the network unless asked", allowed="host or address")
-    port: int = _key(9464, "", "the customary port of Prometheus exporters of this kind; 0: any free one", ge=0, le=65_535)
+    host: str = _key(
+        "127.0.0.1", "", "loopback: nothing is offered to the network unless asked", allowed="host or address"
+    )
+    port: int = _key(
+        9464, "", "customary for exporters that are libraries; 0: any free one, which the log names", ge=0, le=65_535
+    )
 
 
 class Log(Section):

@@ -1,0 +1,208 @@
+"""Named events: one call writes the log line and moves its counters, so that the two cannot disagree.
+
+EVENTS lists every event there is. Names are stable: people search and alert on them. Levels: INFO = worth knowing,
+WARNING = unexpected but nothing is lost, ERROR = data is lost or a person must act. Events that data can repeat
+endlessly are held together: their lines come at most every `quiet_s`, and `count` is what came since the last line.
+"""
+
+import logging
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from pipeline.ops.health import HOLDS
+from pipeline.ops.limiter import Limiter
+from pipeline.ops.metrics import SECONDS, Metrics
+from schemas import Alert, DeadLetter
+from schemas.topics import REASONS
+
+#: Values that a label may take; anything else is counted as "other", so that no input can grow the metrics.
+LABELS: dict[str, tuple[str, ...]] = {
+    "reason": tuple(REASONS),
+    "stage": ("acquire", "window", "condition", "infer"),
+    "state": ("raised", "updated", "cleared"),
+    "severity": ("low", "medium", "high", "critical"),
+    "hold": tuple(HOLDS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of event. metric: a counter of its own with `labels`; every event is in kizashi_events_total besides.
+
+    adds: field -> counter that it adds to. observes: field -> histogram of seconds. quiet_s: 0 = a line each time.
+    """
+
+    level: int
+    what: str
+    metric: str = ""
+    labels: tuple[str, ...] = ()
+    adds: dict[str, str] | None = None
+    observes: dict[str, str] | None = None
+    quiet_s: float = 0.0
+
+
+_DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+#: Data-driven events: a line every ten seconds and label set keeps a bad gateway from filling the disk.
+_QUIET_S = 10.0
+
+EVENTS: dict[str, Event] = {
+    # the worker's life
+    "worker_started": Event(_INFO, "the process is up; settings that differ from the defaults are named"),
+    "worker_ready": Event(_INFO, "engine warm, group joined"),
+    "worker_stopping": Event(_INFO, "a signal or a fault ends the worker; it drains within worker.drain_s"),
+    "worker_stopped": Event(_INFO, "the last line; exit_code says how it ended"),
+    "drain_incomplete": Event(_WARNING, "the drain ran out of time: up to `frames` frames will be processed again"),
+    "watchdog_fired": Event(_ERROR, "no progress although nothing stands in the way; exit code 1"),
+    "fenced": Event(_ERROR, "another worker uses this group.instance_id; this one stops, exit code 3"),
+    "clear_text": Event(_WARNING, "frames and alerts cross a network unencrypted; use SSL or SASL_SSL"),
+    "topic_checks_skipped": Event(_INFO, "the broker cannot describe its topics (a broker for demonstrations)"),
+    "metrics_serving": Event(_INFO, "where /metrics, /live and /ready are"),
+    # the group and the state
+    "partitions_assigned": Event(_INFO, "this worker owns these partitions now"),
+    "partitions_revoked": Event(_INFO, "another worker may own these partitions now"),
+    "restore_done": Event(
+        _INFO, "a partition's state is read back; frames from `position` on are read again",
+        "kizashi_restores_total", observes={"seconds": "kizashi_restore_seconds"},
+    ),
+    "offset_reset_obeyed": Event(_WARNING, "an operator moved the committed offset; assets are provisional"),
+    "state_discarded": Event(_ERROR, "the checkpoint does not fit the topic (re-created?); the partition starts anew"),
+    "state_refused": Event(_WARNING, "a block's layout is another model's; its assets calibrate anew"),
+    "partitions_changed": Event(_ERROR, "the topic has another number of partitions than the checkpoints; exit code 3"),
+    "log_hole": Event(
+        _ERROR, "records were gone before they were read: retention is shorter than the outage",
+        adds={"records": "kizashi_records_lost_total"},
+    ),
+    "checkpoint_written": Event(
+        _DEBUG, "state, manifest and offset are durable", "kizashi_checkpoints_total",
+        adds={"bytes": "kizashi_checkpoint_bytes_total"},
+        observes={"pause_s": "kizashi_checkpoint_pause_seconds", "seconds": "kizashi_checkpoint_seconds"},
+    ),
+    "checkpoint_failed": Event(_WARNING, "it will be tried again; nothing is lost", quiet_s=_QUIET_S),
+    # holding on
+    "held": Event(_WARNING, "reading stands still on purpose for now", "kizashi_holds_total", ("hold",)),
+    "released": Event(_INFO, "reading goes on"),
+    "broker_lost": Event(_WARNING, "no broker answers; nothing is lost, we wait"),
+    "broker_back": Event(_INFO, "a broker answers again"),
+    # data
+    "dead_letters": Event(
+        _WARNING, "frames or rows that could not be judged, kept with the reason",
+        "kizashi_dead_letters_total", ("reason", "stage"), quiet_s=_QUIET_S,
+    ),
+    "frames_missing": Event(_WARNING, "sequence numbers that never came", quiet_s=_QUIET_S),
+    "frames_late": Event(_WARNING, "frames older than the last 64 of their asset", quiet_s=_QUIET_S),
+    "frames_duplicate": Event(_INFO, "frames that had come before; harmless", quiet_s=_QUIET_S),
+    "frames_shed": Event(_ERROR, "frames given up under overload", quiet_s=_QUIET_S),
+    "births_refused": Event(_WARNING, "births that are none; their assets' frames wait in vain", quiet_s=_QUIET_S),
+    "birth_unroutable": Event(_WARNING, "no route or bundle serves this asset", quiet_s=_QUIET_S),
+    "asset_reborn": Event(_INFO, "the asset announced other content; it starts anew", quiet_s=_QUIET_S),
+    "asset_retired": Event(_INFO, "the asset's slot is free and its alerts are cleared", quiet_s=_QUIET_S),
+    "asset_silent": Event(_INFO, "no frame for worker.silent_after_s", quiet_s=_QUIET_S),
+    "calibrated": Event(_INFO, "assets with a baseline of their own", quiet_s=_QUIET_S),
+    "calibration_suspect": Event(_WARNING, "a baseline that drifts or lacks channels", quiet_s=_QUIET_S),
+    "alerts": Event(
+        # The newest of each kind once a second: during a flood the log stays readable, the topic has them all.
+        _INFO, "alerts published; the line shows the newest", "kizashi_alerts_total", ("state", "severity"),
+        quiet_s=1.0,
+    ),
+    # the engine
+    "engine_warm": Event(_INFO, "a bundle is loaded, checked and warm"),
+    "batch_split": Event(_WARNING, "a batch failed and is split to find the row", quiet_s=_QUIET_S),
+    "engine_failed": Event(_ERROR, "the engine fails on everything; exit code 4"),
+    "degraded": Event(_WARNING, "the worker does less than configured; `why` says what"),
+}
+
+
+class Events:
+    """Writes events. One per process; `emit` on the loop's thread, or on any for events without `quiet_s`."""
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._log = clock, structlog.get_logger()
+        registry = metrics.registry
+        self._all = Counter("kizashi_events_total", "what happened, by event name", ("event",), registry=registry)
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._quiet: dict[str, Limiter] = {}
+        self._newest: dict[str, tuple[str, dict[str, Any]]] = {}
+        for name, event in EVENTS.items():
+            self._all.labels(name)
+            if event.metric:
+                self._counters[event.metric] = Counter(event.metric, event.what, event.labels, registry=registry)
+            for metric in (event.adds or {}).values():
+                self._counters[metric] = Counter(metric, f"of event {name}", registry=registry)
+            for metric in (event.observes or {}).values():
+                self._histograms[metric] = Histogram(metric, f"of event {name}", registry=registry, buckets=SECONDS)
+            if event.quiet_s:
+                self._quiet[name] = Limiter(event.quiet_s, rate_per_s=10.0, burst=50)
+
+    def emit(self, name: str, *, count: int = 1, **fields: Any) -> None:
+        """Write one event. count: how many things it stands for; fields: what the line shows beside.
+
+        Raises KeyError for a name that EVENTS does not list.
+        """
+        event = EVENTS[name]
+        labels = {label: _closed(label, fields.get(label)) for label in event.labels}
+        self._all.labels(name).inc(count)
+        if event.metric:
+            counter = self._counters[event.metric]
+            (counter.labels(**labels) if labels else counter).inc(count)
+        for field, metric in (event.adds or {}).items():
+            self._counters[metric].inc(fields.get(field, 0))
+        for field, metric in (event.observes or {}).items():
+            if field in fields:
+                self._histograms[metric].observe(fields[field])
+        if not event.quiet_s:
+            shown = {"count": count, **fields} if count != 1 else fields
+            self._log.log(event.level, name, **shown)
+            return
+        key = "\0".join((name, *labels.values()))
+        self._newest[key] = name, fields
+        held = self._quiet[name].admit(key, self._clock(), count)
+        if held is not None:
+            self._write(key, held)
+
+    def report(self, *, final: bool = False) -> None:
+        """Write the lines of events that were held together and have gone quiet since; for a timer, and at the end."""
+        now = float("inf") if final else self._clock()
+        for limiter in self._quiet.values():
+            for key, held in limiter.due(now).items():
+                self._write(key, held)
+
+    def dead_letters(self, letters: Iterable[DeadLetter]) -> None:
+        """Count dead letters by reason and stage; the line shows one of each as an example."""
+        groups: dict[tuple[str, str], list[DeadLetter]] = {}
+        for letter in letters:
+            groups.setdefault((letter.reason, letter.stage), []).append(letter)
+        for (reason, stage), found in groups.items():
+            last = found[-1]
+            self.emit(
+                "dead_letters", count=len(found), reason=reason, stage=stage, asset=last.asset, detail=last.detail,
+                at=f"{last.topic}[{last.partition}]@{last.offset}",
+            )
+
+    def alerts(self, alerts: Iterable[Alert]) -> None:
+        """Count alerts by state and severity; the line shows the newest of each kind."""
+        newest, tally = {}, Tally[tuple[str, str]]()
+        for alert in alerts:
+            kind = (alert.state, alert.severity)
+            newest[kind] = alert
+            tally[kind] += 1
+        for kind, alert in newest.items():
+            self.emit(
+                "alerts", count=tally[kind], state=alert.state, severity=alert.severity, asset=alert.asset,
+                alert_id=alert.alert_id, revision=alert.revision, rule=alert.rule, score=alert.score, why=alert.why,
+                annunciate=alert.annunciate,
+            )
+
+    def _write(self, key: str, count: int) -> None:
+        name, fields = self._newest.pop(key, (key.split("\0")[0], {}))
+        self._log.log(EVENTS[name].level, name, count=count, **fields)
+
+
+def _closed(label: str, value: object) -> str:
+    return value if isinstance(value, str) and value in LABELS[label] else "other"
