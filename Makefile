@@ -56,23 +56,20 @@ clean:  ## remove what make made: environment, Kafka jars, caches
 	$(PYTHON) -m venv .venv
 
 .venv/run.ok: requirements.txt requirements-build.txt pyproject.toml | .venv/bin/python
+	@echo "installing into ./.venv what requirements.txt pins (once, until it changes)"
 	$(PIP) install --require-hashes -r requirements.txt -r requirements-build.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/dev.ok: requirements-dev.txt pyproject.toml | .venv/bin/python
+	@echo "installing into ./.venv what requirements-dev.txt pins (once, until it changes)"
 	$(PIP) install --require-hashes -r requirements-dev.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ .venv/run.ok
 
 # Apache Kafka for the broker tests: 54 MB of jars by Maven. Without Java or Maven those tests skip and say so,
 # unless KIZASHI_REQUIRE=kafka, which makes it a failure.
-.build/kafka.ok: infra/kafka/pom.xml
+.build/kafka.ok: infra/kafka/pom.xml | .venv/dev.ok
 	@mkdir -p .build
-	@if command -v mvn >/dev/null && command -v java >/dev/null; then \
-	  mvn -q -B -f infra/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.build/kafka && touch $@; \
-	elif [ "$$KIZASHI_REQUIRE" = kafka ]; then \
-	  echo "KIZASHI_REQUIRE=kafka, but there is no java or mvn here: install a JDK 17 and Maven"; exit 1; \
-	else \
-	  echo "no java or mvn here: the tests against Apache Kafka will be skipped"; \
-	fi
+	@$(PY) -c 'from tests import kafka; print(kafka.why_not() or kafka.fetch_jars() or "Apache Kafka: jars in .build/kafka")'
+	@touch $@
