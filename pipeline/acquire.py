@@ -96,11 +96,12 @@ def check(pool: Pool, slots: I64, index: I64, frames: Sequence[TelemetryFrame], 
           max_future_ms: int) -> tuple[Candidates, Rejects]:
     """Check content (length, finite samples, quality, clock) and lay it out in columns, sorted by slot.
 
-    slots, index, frames: (n,) of one pool, in order of arrival. What fails is left out and named.
+    slots, index: (n,) of one pool, in order of arrival; index points into the poll and `frames`. What fails is left
+    out and named.
     """
     order = np.argsort(slots, kind="stable")
     slots, index = slots[order], index[order]
-    picked = [frames[i] for i in order.tolist()]
+    picked = [frames[i] for i in index.tolist()]
     rejects: Rejects = []
     data, bad = _samples(pool, slots, picked)
     t0 = np.fromiter(map(_t0, picked), np.int64, len(picked))
@@ -171,7 +172,17 @@ def _unpack(birth: AssetBirth, raw: bytes, n: int) -> Array:
     return out
 
 
-def sequence(pool: Pool, found: Candidates, silent_ms: int) -> FrameBatch:
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """An asset came back: its frames stopped after number `seq` at broker time `since_ms`, the next came at `back_ms`."""
+
+    slot: int
+    seq: int
+    since_ms: int
+    back_ms: int
+
+
+def sequence(pool: Pool, found: Candidates, silent_ms: int) -> tuple[FrameBatch, list[Silence]]:
     """Drop duplicate and late frames, count gaps, mark frames that follow a silence; update the slots.
 
     A frame counts as duplicate when the bitmap of the last 64 numbers has it, as reordered (and is accepted, in order
@@ -179,10 +190,11 @@ def sequence(pool: Pool, found: Candidates, silent_ms: int) -> FrameBatch:
     """
     batch, table = found.batch, pool.table
     if not len(batch):
-        return batch
+        return batch, []
     groups = Groups.of(batch.slot)
     slots, sizes = batch.slot[groups.first], groups.last - groups.first + 1
     counts, last, seen = table["counts"], table["last_seq"], table["seen"]
+    was = last[slots]
     counts[slots, RECEIVED] += sizes
     pool.touch_many(slots)
     before = np.where(groups.head, last[batch.slot], np.roll(batch.seq, 1))
@@ -201,12 +213,13 @@ def sequence(pool: Pool, found: Candidates, silent_ms: int) -> FrameBatch:
         if not keep.all():
             batch = FrameBatch(*(getattr(batch, name)[keep] for name in FrameBatch.__slots__))
             if not len(batch):
-                return batch
+                return batch, []
             groups = Groups.of(batch.slot)
+            was = was[np.isin(slots, batch.slot)]
             slots = batch.slot[groups.first]
-    _mark_silences(batch, groups, table["last_ts_ms"], silent_ms)
+    silences = _silences(batch, groups, was, table["last_ts_ms"], silent_ms)
     table["last_ts_ms"][slots] = np.maximum(table["last_ts_ms"][slots], np.maximum.reduceat(batch.ts_ms, groups.first))
-    return batch
+    return batch, silences
 
 
 def _advance(seen: Array, slots: I64, sizes: I64) -> None:
@@ -238,7 +251,16 @@ def _irregular(pool: Pool, slot: int, seqs: I64, start: int, stop: int, keep: Bo
     pool.table["last_seq"][slot], pool.table["seen"][slot] = last, np.uint64(seen)
 
 
-def _mark_silences(batch: FrameBatch, groups: Groups, last_ts: I64, silent_ms: int) -> None:
+def _silences(batch: FrameBatch, groups: Groups, was: I64, last_ts: I64, silent_ms: int) -> list[Silence]:
+    """Mark the frames that follow a silence. was: (groups,) each slot's sequence number before this batch."""
     before = np.where(groups.head, last_ts[batch.slot], np.roll(batch.ts_ms, 1))
     np.greater(batch.ts_ms - before, silent_ms, out=batch.restart)
     batch.restart &= before > 0
+    found = []
+    for i in np.flatnonzero(batch.restart).tolist():
+        start = int(groups.start[i])
+        seq = int(was[np.searchsorted(groups.first, start)])
+        if i > start:
+            seq = max(seq, int(batch.seq[start:i].max()))
+        found.append(Silence(int(batch.slot[i]), seq, int(before[i]), int(batch.ts_ms[i])))
+    return found

@@ -67,29 +67,30 @@ def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, fl
     return f"{where}: {said}" if where else said
 
 
-def silence(pool: Pool, slot: int, silent_ms: int, *, back_ms: int | None = None) -> Alert:
-    """Build the alert that an asset fell silent, or (back_ms: broker time of its next record) that it is back."""
-    who, table = pool.slots[slot], pool.table
+def silence(pool: Pool, slot: int, silent_ms: int, *, seq: int, since_ms: int, back_ms: int | None = None) -> Alert:
+    """Build the alert that an asset fell silent, or (back_ms: broker time of its next record) that it is back.
+
+    seq, since_ms: the last frame before the silence and its broker time.
+    """
+    who = pool.slots[slot]
     assert who is not None
-    birth, since_ms = who.birth, int(table["quiet_since_ms"][slot])
+    birth = who.birth
     raised_ns = (since_ms + silent_ms) * NS_PER_MS
     if back_ms is None:
-        seq = int(table["last_seq"][slot])
         ident = alert_id(birth.site, who.asset, SILENT, birth.birth_id, seq)
-        table["quiet_id"][slot] = bytearray.fromhex(ident)
+        pool.table["quiet_id"][slot] = bytearray.fromhex(ident)
         why = (f"no frame for {silent_ms / 1000:g} s after frame {seq}; its open window is closed. "
                "Check the gateway, its network and the sensor's power")
-        score, t_last = 1.0, raised_ns
     else:
-        seq, ident = int(table["last_seq"][slot]), bytes(table["quiet_id"][slot]).hex()
-        why, t_last = f"frames came again after {(back_ms - since_ms) / 1000:.1f} s", back_ms * NS_PER_MS
-        score = 0.0
+        ident = bytes(pool.table["quiet_id"][slot]).hex()
+        why = f"frames came again after {(back_ms - since_ms) / 1000:.1f} s"
+    t_last = raised_ns if back_ms is None else back_ms * NS_PER_MS
     return Alert(
         alert_id=ident, revision=1 if back_ms is None else 2, state="raised" if back_ms is None else "cleared",
         active=back_ms is None, site=birth.site, asset=who.asset, asset_class=birth.asset_class, rule=SILENT,
         severity="medium", criticality=birth.criticality, annunciate=True, t_first=since_ms * NS_PER_MS, t_last=t_last,
-        t_raised=raised_ns, t_cleared=None if back_ms is None else t_last, score=score, threshold=1.0, why=why,
-        birth_id=birth.birth_id, seq=seq, model="clock", iso13374_block="DA",
+        t_raised=raised_ns, t_cleared=None if back_ms is None else t_last, score=float(back_ms is None), threshold=1.0,
+        why=why, birth_id=birth.birth_id, seq=seq, model="clock", iso13374_block="DA",
     )
 
 

@@ -30,16 +30,17 @@ def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
     )
 
 
-def calibration_samples(spec: MewmaSpec, samples_per_frame: int) -> int:
-    """Round the recipe's rows up to whole frames."""
-    return -(-spec.calibration_rows // samples_per_frame) * samples_per_frame
+def shapes(pool: Pool) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one row's inputs."""
+    per = (pool.channels,)
+    return {"z": per, "center": per, "whitening": (pool.channels, pool.channels), "limit": ()}
 
 
-def extra_slot_bytes(bundle: Bundle, channels: int, samples: int) -> int:
-    """Return what a calibrating slot adds to its block, bytes."""
+def calibration_rows(bundle: Bundle, samples: int) -> int:
+    """Round the recipe's rows (one a sample) up to whole frames."""
     spec = bundle.spec.mewma
     assert spec is not None
-    return calibration_samples(spec, samples) * channels * 8
+    return -(-spec.calibration_rows // samples) * samples
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
     if ready.all():
         return np.arange(len(batch)), []
     live, finished = np.ones(len(batch), bool), []
-    total = calibration_samples(spec, pool.samples)
+    total = pool.calibration_rows
     for g in np.flatnonzero(~ready).tolist():
         first, last = int(groups.first[g]), int(groups.last[g]) + 1
         slot = int(batch.slot[first])

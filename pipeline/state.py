@@ -94,10 +94,12 @@ class Pool:
     """The slots of one bundle and layout on one partition."""
 
     def __init__(self, key: str, bundle: Bundle, channels: int, samples: int, columns: Sequence[Column],
-                 extra_slot_bytes: int = 0) -> None:
+                 calibration_rows: int = 0) -> None:
+        """calibration_rows: samples that a slot collects before it has a baseline, 0 if the bundle needs none."""
         self.key, self.bundle, self.channels, self.samples = key, bundle, channels, samples
+        self.calibration_rows = calibration_rows
         columns = (*ACQUIRE_COLUMNS, *columns)
-        slot_bytes = sum(c.slot_bytes for c in columns if c.persist) + extra_slot_bytes + 200
+        slot_bytes = sum(c.slot_bytes for c in columns if c.persist) + calibration_rows * channels * 8 + 200
         self.block_slots = 1 << max(0, (BLOCK_BYTES // slot_bytes).bit_length() - 1) if slot_bytes < BLOCK_BYTES else 1
         self.table = Table(columns, self.block_slots)
         self.slots: list[Slot | None] = []
@@ -108,7 +110,7 @@ class Pool:
         self.need: list[int] = []  # per block: replay skips frames below this offset
         #: calibration rows of slots that are still calibrating, (rows, channels) float64; freed afterwards
         self.calibration: dict[int, Array] = {}
-        self.scaled = False  # some slot's raw samples need scale or offset
+        self.scaled = False  # some slot's raw samples need scale or offset; only then the two arrays exist
         self.scale = np.ones((0, channels))
         self.offset = np.zeros((0, channels))
 
@@ -144,13 +146,15 @@ class Pool:
         birth = who.birth
         self.table["historical"][slot] = who.historical
         self.table["period_ns"][slot] = 1e9 / birth.rate_hz
+        self.scaled |= any(c.scale != 1.0 or c.offset != 0.0 for c in birth.channels)
+        if not self.scaled:
+            return
         if len(self.scale) < self.table.capacity:
             grown = self.table.capacity - len(self.scale)
             self.scale = np.concatenate([self.scale, np.ones((grown, self.channels))])
             self.offset = np.concatenate([self.offset, np.zeros((grown, self.channels))])
         self.scale[slot] = [c.scale for c in birth.channels]
         self.offset[slot] = [c.offset for c in birth.channels]
-        self.scaled |= any(c.scale != 1.0 or c.offset != 0.0 for c in birth.channels)
 
     def vacate(self, slot: int) -> None:
         """Free a slot; its counters stay in its block, so the conservation law never loses a frame."""
@@ -209,6 +213,7 @@ class Partition:
         self.order: list[Pool] = []
         self.directory: dict[Key, int] = {}  # -> index of the pool << 32 | slot
         self.current: dict[tuple[str, bool], Key] = {}  # the birth that an asset lives under
+        self.left: dict[Key, int] = {}  # offset at which a key left a slot that is not yet vacated
         self.unassigned = Unassigned()
         self.now_ms = 0  # the largest broker timestamp read
         self.replay_until = 0  # below it some block already holds some frames
@@ -233,13 +238,16 @@ class Partition:
         self.assets += 1
 
     def leave(self, pool: Pool, slot: int) -> None:
+        """Vacate a slot for good."""
         who = pool.slots[slot]
         if who is None:
             return
         key = (who.asset, who.birth.birth_id, who.historical)
-        self.directory.pop(key, None)
-        if self.current.get((who.asset, who.historical)) == key:
-            del self.current[who.asset, who.historical]
+        if self.directory.get(key) == self.order.index(pool) << 32 | slot:  # else the key lives elsewhere by now
+            del self.directory[key]
+            if self.current.get((who.asset, who.historical)) == key:
+                del self.current[who.asset, who.historical]
+        self.left.pop(key, None)
         pool.vacate(slot)
         self.assets -= 1
 

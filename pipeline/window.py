@@ -20,6 +20,13 @@ def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
     return (Column("ring", "f4", (spec.size // samples, channels * samples)), Column("frames", "i8"))
 
 
+def shapes(pool: Pool) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one row's inputs."""
+    spec = pool.bundle.spec.window
+    assert spec is not None
+    return {"x": (spec.size // pool.samples, pool.channels, pool.samples)}
+
+
 def step(pool: Pool, batch: FrameBatch, groups: Groups) -> Rows:
     """Store the frames, return a row {"x": float32 (frames, channels, samples)} per finished window.
 

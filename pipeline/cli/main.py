@@ -93,7 +93,7 @@ def main(args: list[str] | None = None) -> int:
     except Fatal as error:
         print(f"kizashi: {error}", file=sys.stderr)
         return error.exit_code
-    except Exception:
+    except Exception:  # what no class of ours describes is a fault in the program: show it whole
         traceback.print_exc()
         print("kizashi: this is a fault of Kizashi itself; please report it with the lines above", file=sys.stderr)
         return 1

@@ -1,13 +1,11 @@
 """Explains what is wrong with a setting: value, unit, allowed range, what to do."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from pipeline.ops.settings import Settings
 
@@ -27,7 +25,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {match[0]}?" if match else f"known are {', '.join(names)}"
 
 
-def explain(error: ErrorDetails) -> str:
+def explain(error: Mapping[str, Any]) -> str:
     """Return the text that follows a fault's source."""
     loc = error["loc"]
     if error["type"] == "extra_forbidden":
@@ -47,14 +45,15 @@ def explain(error: ErrorDetails) -> str:
     return f" = {value}{unit}: {_what(error)}; allowed: {_allowed(info, extra)}. Change it{default}"
 
 
-def _what(error: ErrorDetails) -> str:
+def _what(error: Mapping[str, Any]) -> str:
     kind = error["type"]
     if kind.startswith(("greater_than", "less_than")):
         return "out of range"
     if kind == "value_error":
         return str(error.get("ctx", {}).get("error", error["msg"]))
     words = {"literal_error": "not one of the choices", "string_pattern_mismatch": "not of the wanted form"}
-    return words.get(kind, error["msg"][:1].lower() + error["msg"][1:])
+    text = str(error["msg"])
+    return words.get(kind, text[:1].lower() + text[1:])
 
 
 def _allowed(info: FieldInfo, extra: dict[str, Any]) -> str:
@@ -63,7 +62,7 @@ def _allowed(info: FieldInfo, extra: dict[str, Any]) -> str:
     choices = [choice for part in _parts(info.annotation) if get_origin(part) is Literal for choice in get_args(part)]
     if choices:
         return ", ".join(map(repr, choices))
-    low, high = (_bound(info, kinds) for kinds in ((Ge, Gt), (Le, Lt)))
+    low, high = _bound(info, ge="", gt="above "), _bound(info, le="", lt="below ")
     unit = f" {extra['unit']}" if extra.get("unit") else ""
     kind = next((name for type_, name in _KINDS if type_ in _parts(info.annotation)), "a text")
     return f"{kind} from {low} to {high}{unit}" if low and high else kind
@@ -72,12 +71,10 @@ def _allowed(info: FieldInfo, extra: dict[str, Any]) -> str:
 _KINDS = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (SecretStr, "a text"))
 
 
-def _bound(info: FieldInfo, kinds: tuple[type, type]) -> str:
-    for limit in info.metadata:
-        if isinstance(limit, kinds):
-            word = {Gt: "above ", Lt: "below "}.get(type(limit), "")
-            return word + next(f"{getattr(limit, n):.12g}" for n in ("ge", "gt", "le", "lt") if hasattr(limit, n))
-    return ""
+def _bound(info: FieldInfo, **words: str) -> str:
+    found = (f"{word}{getattr(limit, name):.12g}" for limit in info.metadata for name, word in words.items()
+             if hasattr(limit, name))
+    return next(found, "")
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
-    CollectorRegistry, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest,
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -79,7 +84,7 @@ class Metrics:
     """All metrics of one worker. What happens is counted by `pipeline.ops.events`, together with its log line."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a start time per series: twice the text, read by nobody
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a start time per series: twice the text, read by nobody
         self.registry = CollectorRegistry()
         self._partitions = _Partitions()
         self.registry.register(self._partitions)

@@ -1,0 +1,50 @@
+"""Births: what is known of every asset's frames, from the compacted topic that every worker reads whole."""
+
+from dataclasses import dataclass, field
+
+from pipeline.errors import Rejected
+from schemas import AssetBirth
+from schemas.birth import Channel
+from schemas.codec import DECODE_ERRORS, decode_birth
+
+
+@dataclass(slots=True)
+class BirthBook:
+    """Births by (asset, birth_id). Equal channel lists are shared: a fleet of 10,000 equal pumps holds one."""
+
+    births: dict[tuple[str, str], AssetBirth] = field(default_factory=dict)
+    _channels: dict[tuple[Channel, ...], tuple[Channel, ...]] = field(default_factory=dict)
+
+    def get(self, asset: str, birth_id: str) -> AssetBirth | None:
+        return self.births.get((asset, birth_id))
+
+    def add(self, birth: AssetBirth) -> AssetBirth:
+        shared = self._channels.setdefault(birth.channels, birth.channels)
+        if shared is not birth.channels:
+            birth = AssetBirth(birth.asset, birth.birth_id, birth.start_ns, shared, birth.rate_hz,
+                               birth.samples_per_frame, birth.asset_class, birth.site, birth.criticality, birth.components)
+        self.births[birth.asset, birth.birth_id] = birth
+        return birth
+
+    def remove(self, asset: str, birth_id: str) -> AssetBirth | None:
+        return self.births.pop((asset, birth_id), None)
+
+
+def read_birth(key: bytes | None, value: bytes) -> AssetBirth:
+    """Decode and check a record of the asset topic. Raises Rejected: the birth is not used, its frames will wait."""
+    try:
+        birth = decode_birth(value)
+    except DECODE_ERRORS as error:
+        raise Rejected("undecodable", f"no msgpack birth: {error}. See schemas/json/kizashi.asset.v1.json") from error
+    if birth.digest() != birth.birth_id:
+        raise Rejected("wrong_type", f"birth_id is {birth.birth_id}, the hash of this content is {birth.digest()}. "
+                       "Make births with AssetBirth.make, or hash the canonical JSON without birth_id")
+    if key is not None and key != birth.key:
+        raise Rejected("wrong_type", f"the record's key is {key!r}, this birth belongs under {birth.key!r}")
+    return birth
+
+
+def read_key(key: bytes) -> tuple[str, str]:
+    """Split `asset|birth_id`, the key of births and tombstones."""
+    asset, _, birth_id = key.decode("utf-8", "replace").rpartition("|")
+    return asset, birth_id

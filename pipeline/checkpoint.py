@@ -1,0 +1,281 @@
+"""Checkpoint: what a worker writes of a partition, and how it takes up from there. Pure; `publish` does the writing.
+
+The log is the state: a checkpoint says "this is what the frames below `offset` came to". Blocks are versioned by
+`through`, the offset up to which they hold their assets' frames, never by a counter: two writers would both write "v8".
+A block holds up to the manifest's offset if its `through` is the one that the manifest names, else up to `through`
+itself, so that a half-written checkpoint or a zombie's late write costs a longer replay, never a wrong state.
+
+One block holds all that is known of its assets, from the sequence bitmap to the open alert. (Were `acquire` to keep its
+columns in blocks of its own, a frame that one block holds and the other does not could be neither skipped nor applied:
+tests/unit/test_checkpoint_model.py shows it.)
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from pipeline.columns import Array
+from pipeline.state import RECEIVED, Partition, Pool, Slot, Waiting
+from schemas import AssetBirth
+
+#: Compaction and retention must never be all that keeps a block alive: each is written anew at least this often.
+REFRESH_EVERY = 100
+UNASSIGNED = "unassigned"
+#: Columns are refused unless their dtype is one of these: a block is data, never an object.
+DTYPES = frozenset(("i1", "i4", "i8", "u1", "u8", "f4", "f8"))
+
+
+class Seat(Struct, frozen=True, omit_defaults=True):
+    """Who sits in a slot of a block."""
+
+    slot: int
+    birth: AssetBirth
+    historical: bool = False
+
+
+class BlockRecord(Struct, frozen=True, omit_defaults=True):
+    """Value of a block. columns: name -> bytes of the used slots; calibration: slot -> rows collected so far."""
+
+    pool: str
+    block: int
+    through: int
+    slots: int
+    used: int
+    seats: list[Seat]
+    columns: dict[str, bytes]
+    retired: bytes
+    calibration: dict[int, bytes] = {}
+    v: int = 1
+
+
+class WaitingRecord(Struct, frozen=True, omit_defaults=True):
+    asset: str
+    birth_id: str
+    historical: bool
+    frames: list[tuple[int, int, bytes]]
+    leave: int
+    hold: int
+
+
+class UnassignedRecord(Struct, frozen=True, omit_defaults=True):
+    """Value of the block of what belongs to no slot."""
+
+    through: int
+    counts: bytes
+    waiting: list[WaitingRecord]
+    v: int = 1
+
+
+class Manifest(Struct, frozen=True, omit_defaults=True):
+    """Names the blocks that make up a checkpoint. entries: pool -> `through` of its blocks, in order."""
+
+    id: str
+    offset: int
+    partitions: int
+    now_ms: int
+    entries: dict[str, list[int]]
+    v: int = 1
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A consistent copy of what changed, taken while nothing was in flight. records: blocks by key suffix, unencoded."""
+
+    partition: int
+    blocks: list[tuple[str, BlockRecord | UnassignedRecord]]
+    manifest: Manifest
+    frames: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(sum(map(len, r.columns.values())) for _, r in self.blocks if isinstance(r, BlockRecord))
+
+
+encode: Callable[[Struct], bytes] = msgspec.msgpack.Encoder().encode
+_decode_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
+_decode_unassigned: Callable[[bytes], UnassignedRecord] = msgspec.msgpack.Decoder(UnassignedRecord).decode
+decode_manifest: Callable[[bytes], Manifest] = msgspec.msgpack.Decoder(Manifest).decode
+
+
+def key_prefix(group: str, topic: str) -> str:
+    return f"{group}|{topic}|"
+
+
+def take(part: Partition, manifest_id: str, partitions: int) -> Snapshot:
+    """Copy the dirty blocks. Nothing of this partition may be in flight; afterwards it goes on at once."""
+    assert part.unsettled == 0, "rows in flight at a checkpoint"
+    part.checkpoints += 1
+    position = part.position
+    blocks: list[tuple[str, BlockRecord | UnassignedRecord]] = []
+    entries: dict[str, list[int]] = {}
+    for pool in part.order:
+        refresh = {b for b in range(pool.blocks) if (b + part.checkpoints) % REFRESH_EVERY == 0}
+        for b in sorted(pool.dirty | refresh):
+            pool.through[b] = max(position, pool.need[b])
+            blocks.append((f"{pool.key}|{b}", _copy_block(pool, b)))
+        pool.dirty.clear()
+        entries[pool.key] = list(pool.through)
+    un = part.unassigned
+    if un.dirty or part.checkpoints % REFRESH_EVERY == 0:
+        un.through = max(position, un.need)
+        un.dirty = False
+        blocks.append((UNASSIGNED, UnassignedRecord(un.through, un.counts.tobytes(), [
+            WaitingRecord(w.asset, w.birth_id, w.historical, list(w.frames), w.leave, w.hold) for w in un.waiting.values()])))
+    entries[UNASSIGNED] = [un.through]
+    return Snapshot(part.number, blocks, Manifest(manifest_id, position, partitions, part.now_ms, entries))
+
+
+def _copy_block(pool: Pool, b: int) -> BlockRecord:
+    start = b * pool.block_slots
+    seats = [Seat(i, s.birth, s.historical) for i, s in enumerate(pool.slots[start:start + pool.block_slots]) if s]
+    used = max((s.slot for s in seats), default=-1) + 1
+    here = slice(start, start + used)
+    return BlockRecord(
+        pool.key, b, pool.through[b], pool.block_slots, used, seats,
+        {c.name: pool.table[c.name][here].tobytes() for c in pool.table.columns if c.persist},
+        pool.retired[b].tobytes(),
+        {s - start: rows[:int(pool.table["collected"][s])].tobytes()
+         for s, rows in pool.calibration.items() if start <= s < start + pool.block_slots})
+
+
+def durable(part: Partition, manifest: Manifest) -> None:
+    """Give up what only had to be kept until this manifest was acknowledged."""
+    for pool in part.order:
+        for slot in np.flatnonzero(pool.table["leave"][:len(pool.slots)] >= 0).tolist():
+            if pool.table["leave"][slot] < manifest.offset:
+                part.leave(pool, slot)
+    waiting = part.unassigned.waiting
+    for key, entry in list(waiting.items()):
+        if (entry.leave >= 0 or not entry.frames) and max(entry.leave, entry.hold) <= manifest.offset:
+            del waiting[key]
+            part.unassigned.dirty = True
+
+
+@dataclass(slots=True)
+class Restored:
+    """What restoring came to. position: offset to read from. notes: (event, fields) for the log."""
+
+    partition: Partition
+    position: int
+    manifest: Manifest | None
+    notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+
+def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[AssetBirth], Pool | None],
+            first_offset: int) -> Restored:
+    """Rebuild a partition from the newest value of each of its keys (without the prefix).
+
+    pool_for: builds an empty pool for an asset as configured now, None if no bundle serves it any more.
+    first_offset: where to start when nothing was stored.
+    """
+    raw = records.get("manifest")
+    manifest = decode_manifest(raw) if raw else None
+    start = manifest.offset if manifest else first_offset
+    part = Partition(number, start)
+    done = Restored(part, start, manifest)
+    if manifest:
+        part.now_ms = manifest.now_ms
+    blocks = [_decode_block(v) for k, v in records.items() if k not in ("manifest", UNASSIGNED)]
+    for name in sorted({b.pool for b in blocks}):
+        _restore_pool(part, name, [b for b in blocks if b.pool == name], manifest, pool_for, done)
+    un = part.unassigned
+    if UNASSIGNED in records:
+        record = _decode_unassigned(records[UNASSIGNED])
+        entry = manifest.entries.get(UNASSIGNED, [-1])[0] if manifest else -1
+        un.through, un.counts = record.through, np.frombuffer(record.counts, np.int64).copy()
+        un.need = start if record.through == entry else record.through
+        for w in record.waiting:
+            un.waiting[w.asset, w.birth_id, w.historical] = Waiting(
+                w.asset, w.birth_id, w.historical, [tuple(f) for f in w.frames], w.leave, w.hold)
+    else:
+        un.need = start if manifest else 0
+    _settle_moves(part)
+    needs = [start] if manifest else []
+    needs += [n for pool in part.order for n in pool.need] + ([un.need] if UNASSIGNED in records else [])
+    done.position = part.position = min(needs, default=first_offset)
+    part.replay_until = max(needs, default=0)
+    return done
+
+
+def _restore_pool(part: Partition, name: str, blocks: Iterable[BlockRecord], manifest: Manifest | None,
+                  pool_for: Callable[[AssetBirth], Pool | None], done: Restored) -> None:
+    blocks = sorted(blocks, key=lambda b: b.block)
+    birth = next((s.birth for b in blocks for s in b.seats), None)
+    pool = pool_for(birth) if birth is not None else None
+    if pool is None or pool.key != name or any(b.slots != pool.block_slots for b in blocks):
+        if birth is not None:
+            done.notes.append(("state_discarded", {"pool": name, "why": "no bundle of today has this state's layout",
+                                                   "assets": sum(len(b.seats) for b in blocks)}))
+        return
+    part.add_pool(pool)
+    entries = manifest.entries.get(name, []) if manifest else []
+    offset = manifest.offset if manifest else 0
+    for b in blocks:
+        while pool.blocks <= b.block:  # a block in between that was never written holds nothing yet
+            at = len(pool.slots)
+            pool.add_block(through=-1, need=0)
+            pool.free += range(at + pool.block_slots - 1, at - 1, -1)
+        named = entries[b.block] if b.block < len(entries) else -1
+        pool.through[b.block], pool.need[b.block] = b.through, offset if b.through == named else b.through
+        pool.retired[b.block] = np.frombuffer(b.retired, np.int64).copy()
+        _load_block(part, pool, b)
+    taken = {slot for slot, _ in pool.seated()}
+    pool.free = [slot for slot in pool.free if slot not in taken]
+    for block in range(pool.blocks):  # of a block without a record, only the manifest's own word holds
+        if pool.through[block] < 0:
+            pool.need[block] = 0
+
+
+def _load_block(part: Partition, pool: Pool, b: BlockRecord) -> None:
+    start = b.block * pool.block_slots
+    for c in pool.table.columns:
+        if c.persist and b.used:
+            if c.dtype not in DTYPES:
+                raise ValueError(f"column {c.name} has dtype {c.dtype}")
+            pool.table[c.name][start:start + b.used] = _array(b.columns[c.name], c.dtype, (b.used, *c.shape))
+    for seat in b.seats:
+        slot, leave = start + seat.slot, int(pool.table["leave"][start + seat.slot])
+        who = Slot(seat.birth.asset, seat.birth, seat.historical)
+        if leave >= 0:  # left, but not yet vacated: replay skips what it holds
+            pool.seat(slot, who)
+            part.left[who.asset, who.birth.birth_id, who.historical] = leave
+            part.assets += 1
+        else:
+            part.enter(pool, slot, who)
+        if seat.slot in b.calibration:
+            rows = _array(b.calibration[seat.slot], "f8", (-1, pool.channels))
+            pool.calibration[slot] = np.zeros((pool.calibration_rows, pool.channels))
+            pool.calibration[slot][:len(rows)] = rows
+
+
+def _array(raw: bytes, dtype: str, shape: tuple[int, ...]) -> Array:
+    array: Array = np.frombuffer(raw, dtype).reshape(shape)
+    return array
+
+
+def _settle_moves(part: Partition) -> None:
+    """Mend what a half-written checkpoint tore apart: replay makes the move once more.
+
+    An asset whose old slot is from before its move, but whose new slot is from after it, lives in the old one (replay
+    starts there). Frames that left the waiting block for a slot that was not written wait again.
+    """
+    seats = sorted(((who.birth.start_ns, who.asset, pool, slot) for pool in part.order for slot, who in pool.seated()
+                    if pool.table["leave"][slot] < 0 and not who.historical), key=lambda s: s[:2])
+    oldest: set[str] = set()
+    for _, asset, pool, slot in seats:
+        if asset in oldest:
+            pool.table["counts"][slot] = 0
+            part.leave(pool, slot)
+        oldest.add(asset)
+    for _, asset, pool, slot in seats:
+        who = pool.slots[slot]
+        if who is not None:
+            part.current[asset, False] = (asset, who.birth.birth_id, False)
+    for entry in part.unassigned.waiting.values():
+        if entry.leave >= 0 and (entry.asset, entry.birth_id, entry.historical) not in part.directory:
+            part.unassigned.counts[RECEIVED] += len(entry.frames)
+            entry.hold, entry.leave = entry.leave, -1

@@ -1,0 +1,377 @@
+"""Flow: the journey of a frame as plain calls, used unchanged by the live worker, by replay and by tests.
+
+`admit` carries records as far as full batches, `settle` carries a computed batch to alerts. In between the caller runs
+the engine, in its own thread or in place. Only one thread touches a flow. Time is a parameter.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from engines.base import TensorSpec
+from engines.bundle import Bundle
+from pipeline import acquire, advise, condition, judge, seating, window
+from pipeline.batch import Batch, Batcher, Segment
+from pipeline.births import BirthBook
+from pipeline.columns import NS_PER_MS, I64, Array, Effects, Groups, Poll
+from pipeline.errors import Rejected
+from pipeline.infer import Outcome
+from pipeline.seating import CUT, Seating
+from pipeline.state import (
+    DEAD_LETTERED, JUDGED, RECEIVED, ROWS, ROWS_DEAD_LETTERED, ROWS_SCORED, Partition, Pool, Waiting,
+)
+from schemas import Assessment, AssetBirth, DeadLetter, TelemetryFrame
+from schemas.deadletter import MAX_ORIGINAL_BYTES, Stage
+
+#: By the worker's clock an asset is called silent this much later than by the log's, so that a frame that the broker
+#: already stamped but that is still under way does not find its asset declared silent.
+WALL_CLOCK_GRACE_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """What shapes the journey. topic: source topic, named in dead letters."""
+
+    topic: str = "kizashi.telemetry.v1"
+    max_size: int = 256
+    max_delay_s: float = 0.005
+    max_future_ms: int = 60_000
+    silent_ms: int = 60_000
+    stale_ms: int = 300_000
+    assessments: bool = False
+
+
+@dataclass(slots=True)
+class Step:
+    """Result of a call: send `effects`, run `batches` in order; settle everything, then admit `rest` if there is one."""
+
+    effects: Effects = field(default_factory=Effects)
+    batches: list[Batch] = field(default_factory=list)
+    rest: Poll | None = None
+
+
+class Flow:
+    """All partitions that this worker owns, and the batchers that they share."""
+
+    def __init__(self, settings: FlowSettings, seats: Seating, inputs: Mapping[str, Sequence[TensorSpec]]) -> None:
+        """inputs: of each bundle's engine, by the bundle's name."""
+        self.settings, self.seats, self._inputs = settings, seats, inputs
+        self.partitions: dict[int, Partition] = {}
+        self._batchers: dict[str, Batcher] = {}
+        self._bundle_of: dict[str, Bundle] = {}
+
+    @property
+    def births(self) -> BirthBook:
+        return self.seats.births
+
+    def bundle_of(self, batch: Batch) -> Bundle:
+        return self._bundle_of[batch.key]
+
+    def adopt(self, part: Partition, now: float) -> Step:
+        """Take over a partition; frames that waited for a birth which has come since are released at once."""
+        self.partitions[part.number] = part
+        step = Step()
+        for entry in list(part.unassigned.waiting.values()):
+            if entry.leave < 0 and entry.frames and self.births.get(entry.asset, entry.birth_id) is not None:
+                self.release(part, entry, now, step)
+        return step
+
+    def drop(self, number: int) -> None:
+        """Forget a partition; its rows in flight are dropped when they settle."""
+        self.partitions.pop(number, None)
+
+    # -- records in
+
+    def admit(self, poll: Poll, now: float) -> Step:
+        """Carry records of one partition up to full batches. now: monotonic seconds, for the batch delay only."""
+        part, step = self.partitions[poll.partition], Step()
+        frames, rejects = acquire.decode(poll)
+        if len(poll):
+            part.now_ms = max(part.now_ms, int(poll.timestamps_ms.max()))
+        for i, error, _ in rejects:
+            if poll.offsets[i] >= part.unassigned.need:
+                part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
+                part.unassigned.dirty = True
+                self._dead_letter(step.effects, poll, i, error, None)
+        stop = self._admit_frames(part, poll, frames, now, step, whole=not rejects)
+        part.position = poll.next_offset if stop is None else int(poll.offsets[stop])
+        if stop is not None:
+            step.rest = Poll(poll.partition, poll.offsets[stop:], poll.timestamps_ms[stop:], poll.values[stop:],
+                             poll.keys[stop:], poll.next_offset)
+            return step
+        self._silences(part, part.now_ms, step.effects)
+        self._give_up_waiting(part, step.effects)
+        return step
+
+    def _admit_frames(self, part: Partition, poll: Poll, frames: acquire.Frames, now: float, step: Step, *,
+                      whole: bool) -> int | None:
+        """Admit decoded frames; return the index in the poll at which to cut, or None when all are in."""
+        index, live = np.arange(len(frames)), cast("list[TelemetryFrame]", frames)
+        if not whole:
+            index = index[[f is not None for f in frames]]
+            live = [f for f in frames if f is not None]
+        if not live:
+            return None
+        codes, stop = acquire.resolve(part, live), None
+        if codes.min() < 0:
+            stop = self._strangers(part, poll, live, index, codes, step.effects)
+            codes = codes[:stop]
+        numbers = codes >> 32
+        for number in np.unique(numbers[codes >= 0]).tolist():
+            pool = part.order[number]
+            at = np.flatnonzero(numbers == number)
+            slots = codes[at] & 0xFFFFFFFF
+            if part.position < part.replay_until:  # skip what the slots' blocks hold already
+                fresh = poll.offsets[index[at]] >= np.asarray(pool.need)[slots // pool.block_slots]
+                at, slots = at[fresh], slots[fresh]
+            if len(at):
+                self._apply(part, pool, slots, index[at], cast("list[TelemetryFrame]", frames), poll, now, step)
+        return None if stop is None else int(index[stop])
+
+    def _strangers(self, part: Partition, poll: Poll, live: Sequence[TelemetryFrame], index: I64, codes: I64,
+                   effects: Effects) -> int | None:
+        """Find places for frames without a slot, in order; return where to cut, or None. Fills in `codes`."""
+        for k in np.flatnonzero(codes < 0).tolist():
+            frame, i = live[k], int(index[k])
+            key = (frame.asset, frame.birth_id, frame.historical)
+            code = part.directory.get(key)
+            if code is None:
+                offset = int(poll.offsets[i])
+                try:
+                    code = self.seats.stranger(part, frame, offset, int(poll.timestamps_ms[i]), poll.values[i] or b"",
+                                               first=k == 0)
+                except Rejected as error:
+                    part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
+                    self.seats.remember(part, key, offset)
+                    self._dead_letter(effects, poll, i, error, frame.asset)
+                    continue
+            if code == CUT:
+                return k
+            codes[k] = code
+        return None
+
+    def _apply(self, part: Partition, pool: Pool, slots: I64, index: I64, frames: Sequence[TelemetryFrame], poll: Poll,
+               now: float, step: Step) -> None:
+        """Check, order, condition and batch the frames of one pool."""
+        found, rejects = acquire.check(pool, slots, index, frames, poll, self.settings.max_future_ms)
+        for i, error, asset in rejects:
+            self._dead_letter(step.effects, poll, i, error, asset)
+        batch, silences = acquire.sequence(pool, found, self.settings.silent_ms)
+        if not len(batch):
+            return
+        groups = Groups.of(batch.slot)
+        quiet = pool.table["quiet"]
+        if silences or quiet[batch.slot[groups.first]].any():
+            self._came_back(pool, batch.slot[groups.first], batch.ts_ms[groups.first], silences, step.effects)
+        if pool.bundle.spec.kind == "window":
+            rows = window.step(pool, batch, groups)
+        else:
+            rows, finished = condition.step(pool, batch, groups)
+            for done in finished:
+                who = pool.slots[done.slot]
+                assert who is not None
+                if not who.historical:
+                    step.effects.calibrations.append(advise.calibration(
+                        pool, who, done.slot, seq=int(batch.seq[done.frame]), t_end=int(batch.t0_ns[done.frame]),
+                        rows=done.rows))
+        counts = pool.table["counts"]
+        counts[batch.slot[groups.first], JUDGED] += groups.last - groups.first + 1
+        if len(rows):  # these frames are judged when their rows are settled
+            np.subtract.at(counts[:, JUDGED], rows.slot, 1)
+            np.add.at(counts[:, ROWS], rows.slot, 1)
+            part.unsettled += len(rows)
+            step.batches += self._batcher(pool).add(part, pool, rows, now)
+
+    def _batcher(self, pool: Pool) -> Batcher:
+        batcher = self._batchers.get(pool.key)
+        if batcher is None:
+            shapes = (window if pool.bundle.spec.kind == "window" else condition).shapes(pool)
+            batcher = Batcher(pool.key, self._inputs[pool.bundle.spec.name], shapes, self.settings.max_size,
+                              self.settings.max_delay_s)
+            self._batchers[pool.key], self._bundle_of[pool.key] = batcher, pool.bundle
+        return batcher
+
+    # -- births
+
+    def awaited(self, birth: AssetBirth) -> bool:
+        """Say whether frames wait for this birth; then settle everything before calling `announce`."""
+        return any((birth.asset, birth.birth_id, h) in p.unassigned.waiting
+                   for p in self.partitions.values() for h in (False, True))
+
+    def announce(self, birth: AssetBirth, now: float) -> Step:
+        """Learn a birth and release the frames that waited for it."""
+        self.births.add(birth)
+        step = Step()
+        for part in self.partitions.values():
+            for historical in (False, True):
+                entry = part.unassigned.waiting.get((birth.asset, birth.birth_id, historical))
+                if entry is None or entry.leave >= 0 or not entry.frames:
+                    continue
+                self.release(part, entry, now, step)
+        return step
+
+    def release(self, part: Partition, entry: Waiting, now: float, step: Step) -> None:
+        """Admit frames that waited. They stay in the waiting block, marked as left, until their slot is durable."""
+        frames, entry.hold = entry.frames, 0
+        part.unassigned.counts[RECEIVED] -= len(frames)
+        part.unassigned.dirty = True
+        poll = Poll(part.number, np.array([f[0] for f in frames]), np.array([f[1] for f in frames]),
+                    [f[2] for f in frames], [None] * len(frames), part.position)
+        position, replay_until, part.replay_until = part.position, part.replay_until, 0
+        decoded, _ = acquire.decode(poll)
+        entry.leave = position
+        self._admit_frames(part, poll, decoded, now, step, whole=True)
+        part.position, part.replay_until, entry.hold = position, replay_until, position
+
+    def retire(self, asset: str, birth_id: str) -> Step:
+        """Obey a tombstone: the asset's slot is given up, its open alerts are cleared. Settle everything before."""
+        self.births.remove(asset, birth_id)
+        step = Step()
+        for part in self.partitions.values():
+            for historical in (False, True):
+                code = part.directory.get((asset, birth_id, historical))
+                if code is None:
+                    continue
+                pool, slot = part.pool_at(code)
+                self._close_alerts(pool, slot, part.now_ms, step.effects)
+                self.seats.depart(part, pool, slot, part.position)
+        return step
+
+    def _close_alerts(self, pool: Pool, slot: int, now_ms: int, effects: Effects) -> None:
+        change = judge.clear(pool, slot)
+        if change is not None:
+            effects.alerts.append(advise.alert(
+                pool, change, score=0.0, t_end=now_ms * NS_PER_MS, seq=int(pool.table["last_seq"][slot]), ts_ms=now_ms,
+                frames=1, stale_ms=self.settings.stale_ms, contributions=None, z=None))
+        if pool.table["quiet"][slot]:
+            pool.table["quiet"][slot] = 0
+            effects.alerts.append(advise.silence(
+                pool, slot, self.settings.silent_ms, seq=int(pool.table["last_seq"][slot]),
+                since_ms=int(pool.table["quiet_since_ms"][slot]), back_ms=now_ms))
+
+    # -- time
+
+    def tick(self, now: float, wall_ms: int | None = None, caught_up: Sequence[int] = ()) -> Step:
+        """Let time pass: batches whose delay is over, silences. caught_up: partitions with lag 0, judged by `wall_ms`."""
+        step = Step()
+        for batcher in self._batchers.values():
+            step.batches += batcher.due(now)
+        if wall_ms is not None:
+            for number in caught_up:
+                self._silences(self.partitions[number], wall_ms - WALL_CLOCK_GRACE_MS, step.effects)
+        return step
+
+    def flush(self) -> list[Batch]:
+        """Return every open batch, full or not."""
+        return [b for batcher in self._batchers.values() for b in batcher.flush()]
+
+    @property
+    def deadline(self) -> float | None:
+        """Return when `tick` will have a batch, monotonic seconds, or None."""
+        return min((b.deadline for b in self._batchers.values() if b.deadline is not None), default=None)
+
+    def _silences(self, part: Partition, now_ms: int, effects: Effects) -> None:
+        for pool in part.order:
+            for slot in judge.quiet(pool, now_ms, self.settings.silent_ms):
+                effects.alerts.append(advise.silence(
+                    pool, slot, self.settings.silent_ms, seq=int(pool.table["last_seq"][slot]),
+                    since_ms=int(pool.table["quiet_since_ms"][slot])))
+
+    def _came_back(self, pool: Pool, slots: I64, ts_ms: I64, silences: Sequence[acquire.Silence], effects: Effects) -> None:
+        table, silent_ms = pool.table, self.settings.silent_ms
+        for s in silences:
+            if table["historical"][s.slot]:
+                continue
+            if not table["quiet"][s.slot]:  # nobody's time passed in between: the raise comes with the clear
+                effects.alerts.append(advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
+            effects.alerts.append(advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms, back_ms=s.back_ms))
+            table["quiet"][s.slot] = 0
+        for i in np.flatnonzero(table["quiet"][slots]).tolist():  # declared by the worker's clock, a moment too early
+            slot, since = int(slots[i]), int(table["quiet_since_ms"][slots[i]])
+            effects.alerts.append(advise.silence(pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since,
+                                                 back_ms=int(ts_ms[i])))
+            table["quiet"][slot] = 0
+
+    def _give_up_waiting(self, part: Partition, effects: Effects) -> None:
+        while part.unassigned.waiting and (item := self.seats.give_up(part)) is not None:
+            entry, (offset, ts_ms, value) = item
+            part.unassigned.counts[DEAD_LETTERED] += 1
+            poll = Poll(part.number, np.array([offset]), np.array([ts_ms]), [value], [None], offset + 1)
+            self._dead_letter(effects, poll, 0, Rejected(
+                "unknown_birth", f"no birth {entry.birth_id} of asset {entry.asset} came while its frames waited (at most "
+                f"{seating.MAX_WAITING_FRAMES} frames, {seating.MAX_WAITING_BYTES} bytes, "
+                f"{seating.MAX_WAITING_MS // 1000} s). Publish the birth, then replay the dead letters"), entry.asset)
+
+    # -- results
+
+    def settle(self, batch: Batch, outcome: Outcome) -> Effects:
+        """Judge a computed batch, in the order of submission. Rows of a partition that is no longer ours are dropped."""
+        effects, spec = Effects(), self._bundle_of[batch.key].spec
+        score = np.round(np.asarray(outcome.outputs[spec.outputs.score], np.float64).reshape(-1), judge.SCORE_DECIMALS)
+        usable = np.isfinite(score)
+        usable[list(outcome.failed)] = False
+        shares = outcome.outputs[spec.outputs.contributions] if spec.outputs.contributions else None
+        for segment in batch.segments:
+            if self.partitions.get(segment.partition.number) is segment.partition:
+                self._settle(segment, batch, score, usable, shares, outcome, effects)
+        self._batchers[batch.key].recycle(batch)
+        return effects
+
+    def _settle(self, seg: Segment, batch: Batch, score: Array, usable: Array, shares: Array | None, outcome: Outcome,
+                effects: Effects) -> None:
+        pool, here = seg.pool, seg.here
+        slot, seq, t_end, ts_ms = (seg.column(n) for n in ("slot", "seq", "t_end", "ts_ms"))
+        good, mine, counts = usable[here], score[here], pool.table["counts"]
+        seg.partition.unsettled -= len(slot)
+        np.add.at(counts[:, JUDGED], slot, 1)
+        np.add.at(counts[:, ROWS_SCORED], slot[good], 1)
+        for i in np.flatnonzero(~good).tolist():
+            counts[slot[i], ROWS_DEAD_LETTERED] += 1
+            self._dead_row(effects, seg, i, outcome.failed.get(seg.at + i))
+        state, transitions = judge.step(pool, slot, mine, t_end, seq, good)
+        z = batch.buffers["z"] - batch.buffers["center"] if transitions and "z" in batch.buffers else None
+        for t in transitions:
+            if pool.table["historical"][t.slot]:
+                continue  # assessed, never a live alert
+            at = seg.at + t.row
+            effects.alerts.append(advise.alert(
+                pool, t, score=float(mine[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]), ts_ms=int(ts_ms[t.row]),
+                frames=seg.rows.frames, stale_ms=self.settings.stale_ms,
+                contributions=None if shares is None else shares[at], z=None if z is None else z[at]))
+        if self.settings.assessments:
+            self._assess(pool, slot[good], seq[good], t_end[good], mine[good], state[good], effects)
+
+    @staticmethod
+    def _assess(pool: Pool, slot: I64, seq: I64, t_end: I64, score: Array, state: Array, effects: Effects) -> None:
+        spec = pool.bundle.spec
+        for s in np.unique(slot).tolist():
+            who, rows = pool.slots[s], np.flatnonzero(slot == s)
+            assert who is not None
+            effects.assessments.append(Assessment(
+                asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}",
+                seq=tuple(seq[rows].tolist()), t_end=tuple(t_end[rows].tolist()), score=tuple(score[rows].tolist()),
+                limit=(spec.threshold,) * len(rows), state=tuple(state[rows].tolist()), historical=who.historical))
+
+    # -- dead letters
+
+    def _dead_letter(self, effects: Effects, poll: Poll, i: int, error: Rejected, asset: str | None,
+                     stage: Stage = "acquire") -> None:
+        value = poll.values[i] or b""
+        effects.dead_letters.append(DeadLetter(
+            reason=error.reason, detail=error.detail, stage=stage, topic=self.settings.topic, partition=poll.partition,
+            offset=int(poll.offsets[i]), timestamp_ms=int(poll.timestamps_ms[i]), length=len(value),
+            sha256=hashlib.sha256(value).hexdigest(), asset=asset, key=poll.keys[i],
+            original=value if len(value) <= MAX_ORIGINAL_BYTES else None))
+
+    def _dead_row(self, effects: Effects, seg: Segment, i: int, why: str | None) -> None:
+        slot, offset = int(seg.column("slot")[i]), int(seg.column("offset")[i])
+        who = seg.pool.slots[slot]
+        detail = "the model returned NaN or infinity for this row. Check the asset's baseline and the bundle" if why is None \
+            else f"the engine fails on this row alone: {why}. The frame itself counts as judged; check the bundle"
+        effects.dead_letters.append(DeadLetter(
+            reason="not_finite_output" if why is None else "poison_row", detail=detail, stage="infer",
+            topic=self.settings.topic, partition=seg.partition.number, offset=offset,
+            timestamp_ms=int(seg.column("ts_ms")[i]), length=0, sha256="", asset=who.asset if who else None, row=True))

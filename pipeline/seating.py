@@ -1,0 +1,183 @@
+"""Seating: which asset lives in which slot. Routes, first frames, reboots (a changed birth), moves, retirement."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from engines.bundle import Bundle
+from pipeline import condition, judge, window
+from pipeline.births import BirthBook
+from pipeline.errors import Rejected
+from pipeline.state import LATE, RECEIVED, Key, Partition, Pool, Slot, Waiting
+from schemas import AssetBirth, TelemetryFrame
+
+#: Frames of assets whose birth is not there yet wait within these bounds, per partition.
+MAX_WAITING_FRAMES, MAX_WAITING_BYTES = 256, 1 << 20
+#: A gateway that sends a birth at all sends it within seconds of its frames; after a minute somebody should know.
+MAX_WAITING_MS = 60_000
+
+HELD, LATER, WAITS, CUT = -2, -3, -4, -5  # verdicts on a frame without a slot, beside a code >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Assets that match go to `bundle`; None matches everything. The first matching route wins."""
+
+    bundle: str
+    asset_class: str | None = None
+    site: str | None = None
+
+    def matches(self, birth: AssetBirth) -> bool:
+        return self.asset_class in (None, birth.asset_class) and self.site in (None, birth.site)
+
+
+class Seating:
+    """Decides where frames go whose key has no slot. max_assets: slots per partition, historical lanes included."""
+
+    def __init__(self, bundles: Mapping[str, Bundle], routes: Sequence[Route], births: BirthBook, max_assets: int,
+                 partition_of: Callable[[str], int] | None) -> None:
+        self.bundles, self.routes, self.births, self.max_assets = bundles, routes, births, max_assets
+        self._partition_of = partition_of
+
+    def route(self, birth: AssetBirth) -> Bundle:
+        """Return the bundle that serves this asset. Raises Rejected("no_route")."""
+        route = next((r for r in self.routes if r.matches(birth)), None)
+        if route is None:
+            raise Rejected("no_route", f"no route matches asset_class={birth.asset_class} site={birth.site}. "
+                           "Add a [[routes]] entry")
+        bundle = self.bundles[route.bundle]
+        misfits = bundle.spec.misfits(len(birth.channels), birth.samples_per_frame)
+        if misfits:
+            raise Rejected("no_route", f"bundle {route.bundle} cannot serve it: {'; '.join(misfits)}. "
+                           "Route this asset to another bundle, or change its frames")
+        return bundle
+
+    def pool_key(self, birth: AssetBirth) -> str:
+        """Name the pool of an asset: bundle, hash of all that shapes the state, wire format."""
+        bundle = self.route(birth)
+        kinds = [c.dtype for c in birth.channels]
+        wire = kinds[0] if len(set(kinds)) == 1 else "-".join(kinds)
+        return f"{bundle.spec.name}.{bundle.state_hash(len(kinds), birth.samples_per_frame)}.{wire}"
+
+    def new_pool(self, birth: AssetBirth) -> Pool:
+        bundle, channels, samples = self.route(birth), len(birth.channels), birth.samples_per_frame
+        step = window if bundle.spec.kind == "window" else condition
+        rows = condition.calibration_rows(bundle, samples) if step is condition else 0
+        own = (*step.columns(bundle, channels, samples), *judge.COLUMNS)
+        return Pool(self.pool_key(birth), bundle, channels, samples, own, rows)
+
+    # -- a frame without a slot
+
+    def stranger(self, part: Partition, frame: TelemetryFrame, offset: int, ts_ms: int, value: bytes, *,
+                 first: bool) -> int:
+        """Return the code of a slot for this frame, or a verdict.
+
+        HELD: a block holds it already. LATER: counted as late. WAITS: it waits for its birth. CUT: its asset rebooted,
+        and what came before must be settled first (never when `first` and nothing is unsettled).
+        Raises Rejected where no slot can be had; the caller counts it.
+        """
+        key: Key = (frame.asset, frame.birth_id, frame.historical)
+        waiting = part.unassigned.waiting.get(key)
+        if (waiting is not None and offset < waiting.hold) or offset < part.left.get(key, -1):
+            return HELD
+        birth = self.births.get(frame.asset, frame.birth_id)
+        if birth is None:
+            self._wait(part, key, offset, ts_ms, value)
+            return WAITS
+        current = None if frame.historical else part.current.get((frame.asset, False))
+        if current is None:
+            return self._seat(part, key, birth, offset)
+        pool, slot = part.pool_at(part.directory[current])
+        who = pool.slots[slot]
+        assert who is not None
+        if who.birth.start_ns >= birth.start_ns:
+            if offset < pool.need[slot // pool.block_slots]:
+                return HELD
+            pool.table["counts"][slot, [RECEIVED, LATE]] += 1
+            pool.touch(slot)
+            return LATER
+        if part.unsettled or not first:
+            return CUT
+        return self._reboot(part, pool, slot, who, birth, offset)
+
+    def _seat(self, part: Partition, key: Key, birth: AssetBirth, offset: int) -> int:
+        asset, _, historical = key
+        if self._partition_of is not None and self._partition_of(asset) != part.number:
+            raise Rejected("misrouted", f"asset {asset} belongs on partition {self._partition_of(asset)} (murmur2 of the "
+                           f"key), the record came on {part.number}. Key records by asset; with librdkafka set "
+                           "partitioner=murmur2_random")
+        pool_key = self.pool_key(birth)
+        if part.assets >= self.max_assets:
+            raise Rejected("asset_limit", f"the partition holds {part.assets} assets, worker.max_assets is "
+                           f"{self.max_assets}. Raise it, or add partitions")
+        pool = part.pools.get(pool_key) or part.add_pool(self.new_pool(birth))
+        slot = pool.take(offset)
+        part.enter(pool, slot, Slot(asset, birth, historical))
+        pool.touch(slot)
+        if historical and pool.bundle.spec.kind == "mewma":
+            live = part.directory.get(part.current.get((asset, False), ("", "", False)))
+            if live is not None and part.pool_at(live)[0] is pool:
+                condition.inherit(pool, part.pool_at(live)[1], slot)
+        return part.directory[key]
+
+    def _reboot(self, part: Partition, pool: Pool, slot: int, who: Slot, birth: AssetBirth, offset: int) -> int:
+        """Give the asset its new birth: in place, or by a move to another pool when the layout changed."""
+        key: Key = (who.asset, birth.birth_id, False)
+        if self.pool_key(birth) != pool.key:
+            code = self._seat(part, key, birth, offset)
+            self.depart(part, pool, slot, offset)
+            return code
+        part.directory.pop((who.asset, who.birth.birth_id, False))
+        part.assets -= 1
+        part.enter(pool, slot, Slot(who.asset, birth, False))
+        pool.table.reset(slot, ("last_seq", "seen"))
+        if pool.bundle.spec.kind == "window":
+            pool.table.reset(slot, ("frames",))
+        else:
+            condition.restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
+        pool.touch(slot)
+        return part.directory[key]
+
+    @staticmethod
+    def depart(part: Partition, pool: Pool, slot: int, offset: int) -> None:
+        """Mark a slot as left at `offset`. It is vacated once that is durable: replay must still skip its frames."""
+        who = pool.slots[slot]
+        assert who is not None
+        key = (who.asset, who.birth.birth_id, who.historical)
+        part.directory.pop(key, None)
+        if part.current.get((who.asset, who.historical)) == key:
+            del part.current[who.asset, who.historical]
+        pool.table["leave"][slot] = part.left[key] = offset
+        pool.touch(slot)
+
+    # -- waiting for a birth
+
+    @staticmethod
+    def _wait(part: Partition, key: Key, offset: int, ts_ms: int, value: bytes) -> None:
+        un = part.unassigned
+        entry = un.waiting.setdefault(key, Waiting(*key))
+        entry.frames.append((offset, ts_ms, value))
+        entry.hold, entry.leave, un.dirty = offset + 1, -1, True
+        un.counts[RECEIVED] += 1
+
+    @staticmethod
+    def remember(part: Partition, key: Key, offset: int) -> None:
+        """Note that the frame at `offset` was dead-lettered without a slot, so that a replay does not count it again."""
+        un = part.unassigned
+        un.waiting.setdefault(key, Waiting(*key)).hold = offset + 1
+        un.dirty = True
+
+    @staticmethod
+    def give_up(part: Partition) -> tuple[Waiting, tuple[int, int, bytes]] | None:
+        """Take out the frame that has waited longest if the bounds are exceeded or its time is over."""
+        un = part.unassigned
+        entries = [w for w in un.waiting.values() if w.leave < 0 and w.frames]
+        if not entries:
+            return None
+        oldest = min(entries, key=lambda w: w.frames[0][0])
+        frames = sum(len(w.frames) for w in entries)
+        size = sum(len(f[2]) for w in entries for f in w.frames)
+        late = part.now_ms - oldest.frames[0][1] > MAX_WAITING_MS
+        if frames <= MAX_WAITING_FRAMES and size <= MAX_WAITING_BYTES and not late:
+            return None
+        un.dirty = True
+        return oldest, oldest.frames.pop(0)
