@@ -1,10 +1,11 @@
 """Asset birth: what an asset's frames contain, announced before the first of them. [Sparkplug NBIRTH in spirit]"""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import NODEFAULT, Meta, Struct
+from msgspec.structs import FieldInfo, fields
 
 from schemas.frame import Int63
 
@@ -88,8 +89,12 @@ class AssetBirth(Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(draft, birth_id=draft.digest())
 
     def digest(self) -> str:
-        """Return the 16 hex digits that `birth_id` must be: sha256 of the canonical JSON without it."""
-        content = msgspec.to_builtins(self)
+        """Return the 16 hex digits that `birth_id` must be: sha256 of the canonical JSON without it.
+
+        Canonical: keys sorted, no spaces, floats in their shortest form with a point (`1.0`), fields that equal their
+        default left out, so that a field added later changes no id.
+        """
+        content = _canonical(self)
         content.pop("birth_id", None)
         return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:16]
 
@@ -101,3 +106,17 @@ class AssetBirth(Struct, frozen=True, omit_defaults=True):
     def frame_bytes(self) -> int:
         """Return the exact length of a frame's `data`, bytes."""
         return self.samples_per_frame * sum(int(c.dtype[1]) for c in self.channels)
+
+
+def _canonical(value: Any) -> Any:
+    # By equality; the encoder's own omit_defaults goes by identity, and a scale of 1.0 from the wire is another object
+    # than the default: equal births would get different ids.
+    if isinstance(value, Struct):
+        given = {field.name: getattr(value, field.name) for field in fields(value) if not _is_default(value, field)}
+        return {name: _canonical(item) for name, item in given.items()}
+    return [_canonical(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _is_default(struct: Struct, field: FieldInfo) -> bool:
+    default = field.default if field.default_factory is NODEFAULT else field.default_factory()
+    return bool(getattr(struct, field.name) == default)

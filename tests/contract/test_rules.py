@@ -18,11 +18,12 @@ MAX_LINES = 400
 # Registries and mirrors differ from site to site: whoever installs has one configured, and a lock that names another
 # fails there. Split, so that this file does not hold what it forbids.
 REGISTRY = re.compile("|".join((
-    r"pypi\.(org|python)", r"python" + r"hosted", r"(repo1?|central|search)\.maven", r"registry\.(npm|yarn)", r"npmjs",
+    r"pypi\.(org|python)", r"python" + r"hosted", r"(repo1?|central|search)\.maven", r"registry\.(npm|yarn)",
+    r"npm" + "js",
     r"index\.crates", r"static\.crates", r"proxy\.golang", r"ghcr\." + "io", r"docker\." + r"io/", r"quay\." + "io",
     r"deb\.debian", r"--" + r"(extra-)?index-url", r"--" + r"find-links", r"--" + r"trusted-host",
 )))
-UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XXX|HA" + r"CK)\b")
+UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
 
 
 def tracked() -> list[Path]:

@@ -1,5 +1,6 @@
 """Births: identity by content, and refusal of what no frame could satisfy."""
 
+import hashlib
 import math
 
 import msgspec
@@ -34,8 +35,18 @@ def test_birth_id_depends_on_the_order_of_channels():
             != AssetBirth.make(**CONTENT | {"channels": two[::-1]}).birth_id)
 
 
-def test_birth_id_ignores_a_value_that_equals_the_default():
-    assert AssetBirth.make(**CONTENT) == AssetBirth.make(**CONTENT | {"criticality": "B", "components": []})
+@pytest.mark.parametrize("explicit", [
+    {"criticality": "B", "components": []},
+    {"channels": [CHANNEL | {"dtype": "f4", "scale": float("1.0"), "offset": float("0.0"), "low": None}]},
+])
+def test_birth_id_ignores_a_value_that_equals_the_default(explicit):
+    assert AssetBirth.make(**CONTENT) == AssetBirth.make(**CONTENT | explicit)
+
+
+def test_birth_id_can_be_computed_without_our_code():
+    canonical = ('{"asset":"line-1/pump-07","asset_class":"pump","channels":[{"name":"pressure","quantity":"pressure",'
+                 '"unit":"bar"}],"rate_hz":1.0,"samples_per_frame":10,"site":"kyoto","start_ns":1}')
+    assert AssetBirth.make(**CONTENT).birth_id == hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def test_key_and_frame_length_follow_from_the_content():
