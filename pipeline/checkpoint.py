@@ -49,6 +49,7 @@ class BlockRecord(Struct, frozen=True, omit_defaults=True):
     columns: dict[str, bytes]
     retired: bytes
     calibration: dict[int, bytes] = {}
+    open: list[tuple[int, str, bytes]] = []  # slot, rule, newest revision of an open alert
     v: int = 1
 
 
@@ -139,7 +140,8 @@ def _copy_block(pool: Pool, b: int) -> BlockRecord:
         {c.name: pool.table[c.name][here].tobytes() for c in pool.table.columns if c.persist},
         pool.retired[b].tobytes(),
         {s - start: rows[:int(pool.table["collected"][s])].tobytes()
-         for s, rows in pool.calibration.items() if start <= s < start + pool.block_slots})
+         for s, rows in pool.calibration.items() if start <= s < start + pool.block_slots},
+        [(s - start, rule, value) for (s, rule), value in pool.open.items() if start <= s < start + pool.block_slots])
 
 
 def durable(part: Partition, manifest: Manifest) -> None:
@@ -190,7 +192,7 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
         un.need = start if record.through == entry else record.through
         for w in record.waiting:
             un.waiting[w.asset, w.birth_id, w.historical] = Waiting(
-                w.asset, w.birth_id, w.historical, [tuple(f) for f in w.frames], w.leave, w.hold)
+                w.asset, w.birth_id, w.historical, [(o, t, v) for o, t, v in w.frames], w.leave, w.hold)
     else:
         un.need = start if manifest else 0
     _settle_moves(part)
@@ -250,6 +252,7 @@ def _load_block(part: Partition, pool: Pool, b: BlockRecord) -> None:
             rows = _array(b.calibration[seat.slot], "f8", (-1, pool.channels))
             pool.calibration[slot] = np.zeros((pool.calibration_rows, pool.channels))
             pool.calibration[slot][:len(rows)] = rows
+    pool.open |= {(start + slot, rule): value for slot, rule, value in b.open}
 
 
 def _array(raw: bytes, dtype: str, shape: tuple[int, ...]) -> Array:

@@ -23,7 +23,8 @@ from pipeline.seating import CUT, Seating
 from pipeline.state import (
     DEAD_LETTERED, JUDGED, RECEIVED, ROWS, ROWS_DEAD_LETTERED, ROWS_SCORED, Partition, Pool, Waiting,
 )
-from schemas import Assessment, AssetBirth, DeadLetter, TelemetryFrame
+from schemas import Alert, Assessment, AssetBirth, DeadLetter, TelemetryFrame
+from schemas.codec import encode_alert
 from schemas.deadletter import MAX_ORIGINAL_BYTES, Stage
 
 #: By the worker's clock an asset is called silent this much later than by the log's, so that a frame that the broker
@@ -243,14 +244,23 @@ class Flow:
     def _close_alerts(self, pool: Pool, slot: int, now_ms: int, effects: Effects) -> None:
         change = judge.clear(pool, slot)
         if change is not None:
-            effects.alerts.append(advise.alert(
+            self._say(pool, slot, effects, advise.alert(
                 pool, change, score=0.0, t_end=now_ms * NS_PER_MS, seq=int(pool.table["last_seq"][slot]), ts_ms=now_ms,
                 frames=1, stale_ms=self.settings.stale_ms, contributions=None, z=None))
         if pool.table["quiet"][slot]:
             pool.table["quiet"][slot] = 0
-            effects.alerts.append(advise.silence(
+            self._say(pool, slot, effects, advise.silence(
                 pool, slot, self.settings.silent_ms, seq=int(pool.table["last_seq"][slot]),
                 since_ms=int(pool.table["quiet_since_ms"][slot]), back_ms=now_ms))
+
+    @staticmethod
+    def _say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:
+        """Publish an alert, and keep it while it is open."""
+        effects.alerts.append(alert)
+        if alert.active:
+            pool.open[slot, alert.rule] = encode_alert(alert)
+        else:
+            pool.open.pop((slot, alert.rule), None)
 
     # -- time
 
@@ -276,7 +286,7 @@ class Flow:
     def _silences(self, part: Partition, now_ms: int, effects: Effects) -> None:
         for pool in part.order:
             for slot in judge.quiet(pool, now_ms, self.settings.silent_ms):
-                effects.alerts.append(advise.silence(
+                self._say(pool, slot, effects, advise.silence(
                     pool, slot, self.settings.silent_ms, seq=int(pool.table["last_seq"][slot]),
                     since_ms=int(pool.table["quiet_since_ms"][slot])))
 
@@ -286,13 +296,14 @@ class Flow:
             if table["historical"][s.slot]:
                 continue
             if not table["quiet"][s.slot]:  # nobody's time passed in between: the raise comes with the clear
-                effects.alerts.append(advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
-            effects.alerts.append(advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms, back_ms=s.back_ms))
+                self._say(pool, s.slot, effects, advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
+            self._say(pool, s.slot, effects, advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms,
+                                                            back_ms=s.back_ms))
             table["quiet"][s.slot] = 0
         for i in np.flatnonzero(table["quiet"][slots]).tolist():  # declared by the worker's clock, a moment too early
             slot, since = int(slots[i]), int(table["quiet_since_ms"][slots[i]])
-            effects.alerts.append(advise.silence(pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since,
-                                                 back_ms=int(ts_ms[i])))
+            self._say(pool, slot, effects, advise.silence(
+                pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since, back_ms=int(ts_ms[i])))
             table["quiet"][slot] = 0
 
     def _give_up_waiting(self, part: Partition, effects: Effects) -> None:
@@ -337,7 +348,7 @@ class Flow:
             if pool.table["historical"][t.slot]:
                 continue  # assessed, never a live alert
             at = seg.at + t.row
-            effects.alerts.append(advise.alert(
+            self._say(pool, t.slot, effects, advise.alert(
                 pool, t, score=float(mine[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]), ts_ms=int(ts_ms[t.row]),
                 frames=seg.rows.frames, stale_ms=self.settings.stale_ms,
                 contributions=None if shares is None else shares[at], z=None if z is None else z[at]))

@@ -110,6 +110,8 @@ class Pool:
         self.need: list[int] = []  # per block: replay skips frames below this offset
         #: calibration rows of slots that are still calibrating, (rows, channels) float64; freed afterwards
         self.calibration: dict[int, Array] = {}
+        #: newest revision of each open alert, (slot, rule) -> bytes as published: its state is published again after a move
+        self.open: dict[tuple[int, str], bytes] = {}
         self.scaled = False  # some slot's raw samples need scale or offset; only then the two arrays exist
         self.scale = np.ones((0, channels))
         self.offset = np.zeros((0, channels))
@@ -162,6 +164,8 @@ class Pool:
         self.table.reset(slot)
         self.slots[slot] = None
         self.calibration.pop(slot, None)
+        for key in [k for k in self.open if k[0] == slot]:
+            del self.open[key]
         self.free.append(slot)
         self.touch(slot)
 

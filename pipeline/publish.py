@@ -1,0 +1,178 @@
+"""Publish: send alerts, dead letters and the rest to their topics and know what the broker has acknowledged. [AG]
+
+Sending never drops: what fails is sent again until it is acknowledged or the process ends. A checkpoint waits for
+`acknowledged`, so that an offset is only committed when everything that its frames caused is safe.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from pipeline.columns import NS_PER_MS, Effects
+from pipeline.ops.settings import Topics
+from schemas import Alert
+from schemas.codec import encode, encode_alert
+from schemas.topics import ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER
+
+#: Between two tries of a message that failed; aiokafka has by then tried for its own request timeout (40 s).
+RETRY_S = 1.0
+
+Headers = list[tuple[str, bytes]]
+
+
+@dataclass(slots=True)
+class _Message:
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers
+    made_ms: int = 0  # broker time of the record that caused it, 0 if that is not to be measured
+
+
+def alert_headers(alert: Alert, backend: str, now_ms: int, stale_ms: int) -> Headers:
+    """CloudEvents binary mode, and what must not be in the value because it depends on when and where it was made.
+
+    kizashi_annunciate: "0" when the alert is stale by the worker's clock (catching up after an outage), whatever the
+    value says by the log's time.
+    """
+    fresh = alert.annunciate and now_ms - alert.t_last // NS_PER_MS <= stale_ms
+    return [
+        ("ce_specversion", b"1.0"), ("ce_id", f"{alert.alert_id}.{alert.revision}".encode()),
+        ("ce_source", f"kizashi/{alert.site}".encode()), ("ce_type", f"kizashi.alert.v1.{alert.state}".encode()),
+        ("ce_subject", alert.asset.encode()), ("ce_time", _rfc3339(alert.t_last).encode()),
+        ("ce_dataschema", b"kizashi.alert.v1.json"), ("content-type", b"application/json"),
+        ("kizashi_backend", backend.encode()), ("kizashi_annunciate", b"1" if fresh else b"0"),
+    ]
+
+
+def _rfc3339(t_ns: int) -> str:
+    seconds, ns = divmod(t_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ns // NS_PER_MS:03d}Z"
+
+
+class Publisher:
+    """Sends in order and counts what is not yet acknowledged. All calls are on the event loop's thread."""
+
+    def __init__(self, producer: AIOKafkaProducer, topics: Topics, *, backend: str, stale_ms: int,
+                 on_acked: Callable[[int], None] = lambda made_ms: None,
+                 on_retry: Callable[[BaseException], None] = lambda error: None) -> None:
+        self._producer, self._topics, self._backend, self._stale_ms = producer, topics, backend, stale_ms
+        self._on_acked, self._on_retry = on_acked, on_retry
+        self._queue: deque[tuple[int, _Message]] = deque()
+        self._pending: dict[int, None] = {}  # sequence numbers not yet acknowledged, oldest first
+        self._next = 0
+        self._wake, self._progress = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._names = {t: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
+
+    @property
+    def pending(self) -> int:
+        """Return how many messages are not yet acknowledged."""
+        return len(self._pending)
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._main(), name="publisher")
+
+    async def stop(self) -> None:
+        """End at once; what is not acknowledged is sent again by whoever restores the partition."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def send(self, effects: Effects) -> None:
+        """Queue everything that a step wants published, in order."""
+        now_ms = time.time_ns() // NS_PER_MS
+        for letter in effects.dead_letters:
+            self._put(DEADLETTER, letter.message_key, encode(letter), [("kizashi_reason", letter.reason.encode())])
+        for alert in effects.alerts:
+            self.send_alert(alert, encode_alert(alert), now_ms)
+        for done in effects.calibrations:
+            self._put(CALIBRATION, done.asset.encode(), encode(done), [])
+        for seen in effects.assessments:
+            self._put(ASSESSMENT, seen.asset.encode(), encode(seen), [])
+
+    def send_alert(self, alert: Alert, value: bytes, now_ms: int, *, history: bool = True) -> None:
+        """Queue an alert for both topics, or (history=False) for the state topic alone."""
+        headers = alert_headers(alert, self._backend, now_ms, self._stale_ms)
+        if history:
+            self._put(ALERT, alert.asset.encode(), value, headers, made_ms=alert.t_last // NS_PER_MS)
+        self._put(ALERT_STATE, alert.state_key, value, headers)
+
+    def mark(self) -> int:
+        """Return a mark for `acknowledged`: everything queued so far."""
+        return self._next
+
+    async def acknowledged(self, mark: int) -> None:
+        """Wait until everything queued before `mark` is acknowledged."""
+        while self._pending and next(iter(self._pending)) < mark:
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def below(self, limit: int) -> None:
+        """Wait until fewer than `limit` messages are unacknowledged."""
+        while len(self._pending) >= limit:
+            self._progress.clear()
+            await self._progress.wait()
+
+    def _put(self, topic: Any, key: bytes, value: bytes, headers: Headers, made_ms: int = 0) -> None:
+        self._pending[self._next] = None
+        self._queue.append((self._next, _Message(self._names[topic], key, value, headers, made_ms)))
+        self._next += 1
+        self._wake.set()
+
+    async def _main(self) -> None:
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            number, message = self._queue[0]
+            try:
+                sent = await self._producer.send(message.topic, message.value, message.key, headers=message.headers)
+            except KafkaError as error:
+                self._on_retry(error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._queue.popleft()
+            sent.add_done_callback(lambda done, n=number, m=message: self._done(n, m, done))
+
+    def _done(self, number: int, message: _Message, done: "asyncio.Future[Any]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled():
+            return  # the producer was stopped: nobody may take this message for acknowledged
+        if error is not None:
+            self._on_retry(error)
+            self._queue.appendleft((number, message))
+            self._wake.set()
+            return
+        self._pending.pop(number, None)
+        self._progress.set()
+        if message.made_ms:
+            self._on_acked(message.made_ms)
+
+
+async def write(producer: AIOKafkaProducer, topic: str, partition: int, records: Iterable[tuple[bytes, bytes]],
+                on_retry: Callable[[BaseException], None]) -> None:
+    """Write records to one partition and wait until all are acknowledged; tries again until it succeeds or is cancelled."""
+    left = list(records)
+    while left:
+        sent = []
+        try:
+            for key, value in left:
+                sent.append(await producer.send(topic, value, key, partition=partition))
+        except KafkaError as error:
+            on_retry(error)
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        errors = [r for r in results if isinstance(r, BaseException)]
+        left = [r for i, r in enumerate(left) if i >= len(results) or isinstance(results[i], BaseException)]
+        if left:
+            if errors:
+                on_retry(errors[0])
+            await asyncio.sleep(RETRY_S)
