@@ -18,6 +18,8 @@ from pipeline.errors import InputError
 from pipeline.plant.csvmap import ChannelRule, CsvMap
 from schemas import AssetBirth, TelemetryFrame
 
+#: Called with a file and the bytes of it that are read.
+Progress = Callable[[Path, int], None]
 _CODES = {"f4": "f", "f8": "d", "i2": "h", "i4": "i", "u1": "B", "u2": "H"}  # of `struct`
 _PROGRESS_ROWS = 512  # how often a reader of many rows reports; a file of 1 Hz for a day reports 170 times
 
@@ -57,7 +59,7 @@ class CsvHistory:
 
     csv_map: CsvMap
     historical: bool = False
-    progress: Callable[[Path, int], None] = lambda path, position: None
+    progress: Progress = lambda path, position: None
     report: ImportReport = field(default_factory=ImportReport)
     _assets: dict[str, _Asset] = field(default_factory=dict)
 
@@ -123,7 +125,7 @@ class _FileReader:
     path: Path
 
     def rows(
-        self, progress: Callable[[Path, int], None], report: ImportReport
+        self, progress: Progress, report: ImportReport
     ) -> Iterator[tuple[int, str, int, list[float]]]:
         """Yield (line, asset, time in ns, values) of each usable row."""
         line = 0

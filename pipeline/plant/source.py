@@ -1,6 +1,6 @@
 """Source: capture files and CSV history as one deterministic stream of births and polls, with no broker."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.births import read_birth, read_key
 from pipeline.columns import Poll
 from pipeline.errors import InputError, Rejected
 from pipeline.plant.capture import Record, read_capture
-from pipeline.plant.csvhistory import CsvHistory
+from pipeline.plant.csvhistory import CsvHistory, Progress
 from pipeline.plant.csvmap import CsvMap
 from schemas import AssetBirth, TelemetryFrame
 from schemas.codec import encode
@@ -74,7 +74,7 @@ class Source:
 
     files: tuple[Path, ...]
     csv_map: CsvMap | None = None
-    progress: Callable[[Path, int], None] = lambda path, position: None
+    progress: Progress = lambda path, position: None
     ignored: Ignored = field(default_factory=Ignored)
 
     def __post_init__(self) -> None:
