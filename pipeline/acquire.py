@@ -48,7 +48,7 @@ def decode(poll: Poll) -> tuple[Frames, Rejects]:
             return frames, []
     except (*DECODE_ERRORS, TypeError):
         pass
-    frames, rejects = [], []
+    frames, rejects = [], list[tuple[int, Rejected, str | None]]()
     for i, value in enumerate(values):
         try:
             frames.append(_decode_one(value))

@@ -127,7 +127,7 @@ def shares(contributions: Array, names: tuple[str, ...], z: Array | None, top: i
     """Rank one row's contributions: (channel, share, direction), largest first, all non-zero ones beyond `top` dropped
     only if they are below 1 %."""
     ranked = np.argsort(-contributions, kind="stable").tolist()
-    out = []
+    out: list[tuple[str, float, str]] = []
     for i in ranked:
         share = round(float(contributions[i]), 4)
         if share <= 0 or (len(out) >= top and share < 0.01):

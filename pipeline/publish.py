@@ -19,7 +19,7 @@ from pipeline.columns import NS_PER_MS, Effects
 from pipeline.ops.settings import Topics
 from schemas import Alert
 from schemas.codec import encode, encode_alert
-from schemas.topics import ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER
+from schemas.topics import ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER, Topic
 
 #: Between two tries of a message that failed; aiokafka has by then tried for its own request timeout (40 s).
 RETRY_S = 1.0
@@ -70,7 +70,7 @@ class Publisher:
         self._next = 0
         self._wake, self._progress = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._names = {t: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
+        self._names = {t.name: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
 
     @property
     def pending(self) -> int:
@@ -122,9 +122,9 @@ class Publisher:
             self._progress.clear()
             await self._progress.wait()
 
-    def _put(self, topic: Any, key: bytes, value: bytes, headers: Headers, made_ms: int = 0) -> None:
+    def _put(self, topic: Topic, key: bytes, value: bytes, headers: Headers, made_ms: int = 0) -> None:
         self._pending[self._next] = None
-        self._queue.append((self._next, _Message(self._names[topic], key, value, headers, made_ms)))
+        self._queue.append((self._next, _Message(self._names[topic.name], key, value, headers, made_ms)))
         self._next += 1
         self._wake.set()
 

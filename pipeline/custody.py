@@ -1,0 +1,211 @@
+"""Custody: whose state a partition's is. Restores it when the group assigns the partition, makes it durable while we own
+it, lets it go when the group takes it away (a PartitionOwner of pipeline.partitions).
+
+A checkpoint goes in this order, each step acknowledged before the next: alerts, blocks, manifest, offset.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+from pipeline import checkpoint
+from pipeline.checkpoint import Manifest, Snapshot
+from pipeline.errors import BrokerError, Rejected
+from pipeline.flow import Flow
+from pipeline.ops.settings import Settings
+from pipeline.partitions import TP, Committed
+from pipeline.publish import Publisher, write
+from pipeline.state import Partition, Pool
+from pipeline.store import Store
+from pipeline.telemetry import Telemetry
+from pipeline.worker import Worker
+from schemas import AssetBirth
+from schemas.codec import decode_alert
+from schemas.topics import STATE, TELEMETRY
+
+
+class Custody:
+    """Keeps the partitions' state in the broker. partitions: how many the telemetry topic has."""
+
+    def __init__(self, settings: Settings, flow: Flow, worker: Worker, publisher: Publisher, producer: AIOKafkaProducer,
+                 store: Store, partitions: int, telemetry: Telemetry) -> None:
+        self._settings, self._flow, self._worker, self._publisher = settings, flow, worker, publisher
+        self._producer, self._store, self._partitions, self._telemetry = producer, store, partitions, telemetry
+        self._topic, self._state = settings.topics.name(TELEMETRY), settings.topics.name(STATE)
+        self._prefix = checkpoint.key_prefix(settings.group.id, self._topic)
+        self.consumer: Any = None
+        self.births_known = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._kept: dict[int, tuple[Partition, str]] = {}  # released, with the id of their last manifest
+        self._last: dict[int, Manifest] = {}
+        self._state_bytes = 0
+
+    def unfinished(self) -> int:
+        """Return how many records since the last manifests the next owner will process again."""
+        return sum(p.position - self._last[n].offset for n, p in self._flow.partitions.items() if n in self._last)
+
+    # -- partitions come and go
+
+    async def restore(self, partitions: set[TP]) -> dict[TP, int]:
+        """Read back state and say where to go on."""
+        self._telemetry.hold("restoring")
+        await self.births_known.wait()
+        numbers = sorted(tp.partition for tp in partitions)
+        self._telemetry.events.emit("partitions_assigned", partitions=numbers)
+        committed = await self.consumer.committed(partitions)
+        positions = {}
+        async with self._worker.admission:
+            await self._worker.drain()
+            for tp in sorted(partitions):
+                positions[tp] = await self._restore(tp, committed.get(tp))
+        self._kept.clear()
+        self._telemetry.health.joined = True
+        self._telemetry.release("restoring")
+        self._telemetry.release("starting")
+        fresh = [n for n in numbers if n not in self._last]
+        if fresh:  # write down where they start, or a crash before the first checkpoint would start elsewhere
+            asyncio.get_running_loop().create_task(self.checkpoint(fresh))
+        return positions
+
+    async def _restore(self, tp: TP, committed: Committed | None) -> int:
+        start = time.monotonic()
+        records = await self._store.read(tp.partition, self._prefix)
+        first, end = await self._store.bounds(tp.partition)
+        manifest = checkpoint.decode_manifest(records["manifest"]) if "manifest" in records else None
+        if manifest is not None and manifest.partitions != self._partitions:
+            raise BrokerError(f"topic {self._topic} has {self._partitions} partitions, its checkpoints were written for "
+                              f"{manifest.partitions}. Assets live on other partitions now: use a new group.id, and "
+                              "start = a time, to begin anew")
+        why = None
+        if manifest is not None and manifest.offset > end:
+            why = f"the checkpoint stands at offset {manifest.offset}, the log ends at {end}: the topic was re-created"
+        elif manifest is not None and committed is not None and not committed.metadata:
+            why = f"an operator committed offset {committed.offset}"
+            self._telemetry.events.emit("offset_reset_obeyed", partition=tp.partition, offset=committed.offset)
+        if why is not None:
+            self._telemetry.events.emit("state_discarded", partition=tp.partition, why=why)
+            records, manifest = {}, None
+        kept, kept_id = self._kept.get(tp.partition, (None, ""))
+        if manifest is not None and kept is not None and kept_id == manifest.id:
+            part, position = kept, manifest.offset
+        else:
+            begin = await self._store.begin(tp.partition, committed, first, end)
+            restored = checkpoint.restore(tp.partition, records, self._pool_for, begin)
+            part, position = restored.partition, restored.position
+            for name, fields in restored.notes:
+                self._telemetry.events.emit(name, partition=tp.partition, **fields)
+        if position < first:
+            self._telemetry.events.emit("log_hole", partition=tp.partition, expected=position, got=first, records=first - position)
+            position = part.position = first
+        if manifest is not None:
+            self._last[tp.partition] = manifest
+        self._worker.run(self._flow.adopt(part, time.monotonic()))
+        self._republish(part)
+        self._telemetry.events.emit("restore_done", partition=tp.partition, position=position, assets=part.assets,
+                          seconds=round(time.monotonic() - start, 3))
+        return position
+
+    def _pool_for(self, birth: AssetBirth) -> Pool | None:
+        try:
+            return self._flow.seats.new_pool(birth)
+        except Rejected as error:
+            self._telemetry.events.emit("birth_unroutable", asset=birth.asset, why=str(error))
+            return None
+
+    def _republish(self, part: Partition) -> None:
+        """Say again which alerts are open: a predecessor's late write may have overtaken its own clear."""
+        now_ms = time.time_ns() // 1_000_000
+        for pool in part.order:
+            for value in pool.open.values():
+                self._publisher.send_alert(decode_alert(value), value, now_ms, history=False)
+
+    async def release(self, partitions: set[TP]) -> None:
+        """Drain, checkpoint, and forget the partitions; called while we still own them."""
+        numbers = [tp.partition for tp in partitions if tp.partition in self._flow.partitions]
+        self._telemetry.hold("rebalancing")
+        try:
+            await self.checkpoint(numbers)
+        finally:
+            self._forget(numbers, keep=True)
+            self._telemetry.release("rebalancing")
+
+    def lost(self, partitions: set[TP]) -> None:
+        self._forget([tp.partition for tp in partitions], keep=False)
+
+    def _forget(self, numbers: Iterable[int], *, keep: bool) -> None:
+        for number in numbers:
+            part, manifest = self._flow.partitions.get(number), self._last.pop(number, None)
+            self._flow.drop(number)
+            self._telemetry.health.revoked(number)
+            self._telemetry.metrics.forget(number)
+            if keep and part is not None and manifest is not None and not part.unsettled \
+                    and manifest.offset == part.position:
+                self._kept[number] = (part, manifest.id)
+        self._telemetry.events.emit("partitions_revoked", partitions=sorted(numbers))
+
+    def hole(self, tp: TP, expected: int, got: int) -> None:
+        self._telemetry.events.emit("log_hole", partition=tp.partition, expected=expected, got=got, records=max(0, got - expected))
+
+    def fenced(self, error: BrokerError) -> None:
+        self._telemetry.events.emit("fenced", why=str(error))
+        self._worker.fail(error)
+
+    # -- checkpoints
+
+    async def checkpoints(self) -> None:
+        """Write a checkpoint every `interval_s`, or every `every_frames`; a task for the worker's life."""
+        conf, last = self._settings.checkpoint, time.monotonic()
+        while True:
+            await asyncio.sleep(0.05 if conf.every_frames else min(0.25, conf.interval_s))
+            budget = self._state_bytes / (conf.write_budget_mb_s * 1e6)
+            due = time.monotonic() - last >= max(conf.interval_s, budget)
+            if due or (conf.every_frames and self._worker.frames >= conf.every_frames):
+                last = time.monotonic()
+                await self.checkpoint(list(self._flow.partitions))
+
+    async def checkpoint(self, numbers: Sequence[int]) -> None:
+        """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset, in this order."""
+        async with self._writing:
+            async with self._worker.admission:
+                start = time.monotonic()
+                await self._worker.drain()
+                self._worker.frames = 0
+                snaps = []
+                for number in numbers:
+                    part, known = self._flow.partitions.get(number), self._last.get(number)
+                    if part is not None and (known is None or known.offset != part.position or _dirty(part)):
+                        snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
+                mark, pause = self._publisher.mark(), time.monotonic() - start
+            await self._publisher.acknowledged(mark)
+            for part, snap in snaps:
+                await self._write(part, snap, pause, start)
+            if snaps:
+                await self.consumer.commit_now({TP(self._topic, p.number) for p, _ in snaps})
+
+    async def _write(self, part: Partition, snap: Snapshot, pause: float, start: float) -> None:
+        def retry(error: BaseException) -> None:
+            self._telemetry.events.emit("checkpoint_failed", partition=part.number, why=repr(error))
+
+        size = 0
+        for key, record in snap.blocks:  # encoded one by one: a checkpoint never doubles the state in memory
+            value = checkpoint.encode(record)
+            size += len(value)
+            await write(self._producer, self._state, part.number, [((self._prefix + key).encode(), value)], retry)
+        self._state_bytes = max(size, self._state_bytes // 2)
+        manifest = checkpoint.encode(snap.manifest)
+        await write(self._producer, self._state, part.number, [((self._prefix + "manifest").encode(), manifest)], retry)
+        if self._flow.partitions.get(part.number) is not part:
+            return
+        self._last[part.number] = snap.manifest
+        checkpoint.durable(part, snap.manifest)
+        self.consumer.set_safe_offset(TP(self._topic, part.number), snap.manifest.offset, snap.manifest.id)
+        self._telemetry.events.emit("checkpoint_written", partition=part.number, offset=snap.manifest.offset, bytes=size,
+                          blocks=len(snap.blocks), pause_s=pause, seconds=time.monotonic() - start)
+
+
+def _dirty(part: Partition) -> bool:
+    return part.unassigned.dirty or any(pool.dirty for pool in part.order)

@@ -1,0 +1,244 @@
+"""Worker: drives the flow between broker, engine and topics. The async rim around the functional core.
+
+One lock, `admission`, guards the state: whoever holds it may admit records or, once everything in flight is settled,
+copy or change what a slot means. Everything here runs on the event loop; engines run in threads of their own.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from pipeline.batch import Batch
+from pipeline.births import read_birth, read_key, refused_birth
+from pipeline.columns import Effects, Poll
+from pipeline.errors import BrokerError, ModelError, Rejected
+from pipeline.flow import Flow, Step
+from pipeline.infer import EngineThread, Outcome
+from pipeline.ops.metrics import PartitionView
+from pipeline.ops.settings import Settings
+from pipeline.partitions import TP, RecordBatch
+from pipeline.publish import Publisher
+from pipeline.telemetry import Telemetry
+from schemas.topics import ASSET, TELEMETRY
+
+_offset, _timestamp, _value = attrgetter("offset"), attrgetter("timestamp"), attrgetter("value")
+
+
+class _Keys(Sequence[bytes | None]):
+    """Keys of records, read only for the few that become dead letters."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: Any) -> Any:
+        return _Keys(self._records[i]) if isinstance(i, slice) else self._records[i].key
+
+
+def poll_of(batch: RecordBatch, wall_ms: int) -> Poll:
+    """Turn a batch of records into columns.
+
+    Times are the broker's (LogAppendTime). Where a topic takes the producers' (CreateTime), none may lie ahead of the
+    worker's clock, or one broken clock would make every other asset of the partition look silent.
+    """
+    records, n = batch.records, len(batch)
+    dense = batch.next_offset - batch.start == n
+    offsets = np.arange(batch.start, batch.next_offset) if dense else np.fromiter(map(_offset, records), np.int64, n)
+    stamps = np.fromiter(map(_timestamp, records), np.int64, n)
+    if getattr(records[0], "timestamp_type", 0) == 0:
+        stamps = np.minimum(stamps, wall_ms)
+    return Poll(batch.tp.partition, offsets, stamps, list(map(_value, records)), _Keys(records), batch.next_offset)
+
+
+class Worker:
+    """Carries records through the flow. engines: by bundle name, started."""
+
+    def __init__(self, settings: Settings, flow: Flow, engines: Mapping[str, EngineThread], publisher: Publisher,
+                 telemetry: Telemetry) -> None:
+        self._settings, self._flow, self._engines, self._publisher = settings, flow, engines, publisher
+        self._telemetry, self._topic = telemetry, settings.topics.name(TELEMETRY)
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.highwater: Callable[[TP], int | None] = lambda tp: None
+        self.admission = asyncio.Lock()
+        self.frames = 0  # admitted since the last checkpoint
+        self._queue: deque[Batch] = deque()
+        self._in_flight = 0
+        self._settled = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._new_births: asyncio.Queue[tuple[bytes | None, bytes | None]] = asyncio.Queue()
+        self._beat_at = time.monotonic()
+
+    # -- records
+
+    async def on_batch(self, batch: RecordBatch) -> None:
+        """Carry records as far as the engine; returns when the next ones may come (back-pressure)."""
+        if self._publisher.pending >= self._settings.worker.max_pending_alerts:
+            self._telemetry.hold("publishing")
+            await self._publisher.below(self._settings.worker.max_pending_alerts // 2)
+            self._telemetry.release("publishing")
+        async with self.admission:
+            if batch.tp.partition not in self._flow.partitions:
+                return
+            poll: Poll | None = poll_of(batch, time.time_ns() // 1_000_000)
+            self.frames += len(batch)
+            while poll is not None:
+                start = time.perf_counter()
+                step = self._flow.admit(poll, time.monotonic())
+                self._telemetry.metrics.admit_seconds.observe(time.perf_counter() - start)
+                self.run(step)
+                poll = step.rest
+                if poll is not None:
+                    await self.drain()
+            while self._queue:  # the engine is busy with what came before
+                await self._next_settled()
+
+    def run(self, step: Step) -> None:
+        self._report(step.effects)
+        self._queue += step.batches
+        self._pump()
+
+    def _pump(self) -> None:
+        """Hand batches to the engine, in order, as long as it is not busy; set the timer for the open one."""
+        now = time.monotonic()
+        if self._in_flight < self._settings.batch.in_flight and not self._queue:
+            self._queue += self._flow.tick(now).batches
+        while self._queue and self._in_flight < self._settings.batch.in_flight:
+            batch = self._queue.popleft()
+            self._in_flight += 1
+            loop, started = asyncio.get_running_loop(), now
+            self._telemetry.metrics.queue_seconds.observe(now - batch.opened_at)
+            self._telemetry.metrics.batch_rows.observe(batch.n)
+
+            def done(outcome: Outcome | BaseException, batch: Batch = batch, started: float = started) -> None:
+                loop.call_soon_threadsafe(self._on_outcome, batch, outcome, started)
+
+            self._engines[self._flow.bundle_of(batch).spec.name].submit(batch.inputs, done)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._flow.deadline
+        if deadline is not None and self._in_flight < self._settings.batch.in_flight:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, deadline - now), self._pump)
+
+    def _on_outcome(self, batch: Batch, outcome: Outcome | BaseException, started: float) -> None:
+        self._in_flight -= 1
+        if isinstance(outcome, BaseException):
+            self.fail(ModelError(f"the engine broke: {type(outcome).__name__}: {outcome}. Check the bundle with this "
+                                 "ONNX Runtime, or restart the worker"))
+            return
+        self._telemetry.metrics.inference_seconds.observe(time.monotonic() - started)
+        if outcome.failed:
+            self._telemetry.events.emit("batch_split", rows=batch.n, failed=len(outcome.failed), calls=outcome.calls)
+        self._report(self._flow.settle(batch, outcome))
+        self._settled.set()
+        self._pump()
+
+    async def _next_settled(self) -> None:
+        if self.failed.done():
+            raise self.failed.result()
+        self._settled.clear()
+        await self._settled.wait()
+
+    async def drain(self) -> None:
+        """Settle everything admitted so far. Call with `admission` held."""
+        self._queue += self._flow.flush()
+        self._pump()
+        while self._in_flight or self._queue:
+            await self._next_settled()
+
+    def _report(self, effects: Effects) -> None:
+        if not (effects.alerts or effects.dead_letters or effects.assessments or effects.calibrations):
+            return
+        if time.monotonic() - self._beat_at > self._settings.group.session_timeout_s:
+            # The process stood still: somebody else owns our partitions by now and says what there is to say.
+            self.fail(BrokerError(f"the process stood still for over {self._settings.group.session_timeout_s:g} s; its "
+                                  "output is discarded, the partitions' new owner repeats the work"))
+            return
+        if effects.dead_letters:
+            self._telemetry.events.dead_letters(effects.dead_letters)
+        if effects.alerts:
+            self._telemetry.events.alerts(effects.alerts)
+        if effects.calibrations:
+            self._telemetry.events.emit("calibrated", count=len(effects.calibrations), asset=effects.calibrations[-1].asset)
+        self._publisher.send(effects)
+
+    def fail(self, error: BaseException) -> None:
+        """End the worker with this error."""
+        if not self.failed.done():
+            self.failed.set_result(error)
+        self._settled.set()
+
+    def give_up(self) -> None:
+        """After a fault: publish and write nothing more, the partitions' next owner repeats the work."""
+        for number in list(self._flow.partitions):
+            self._flow.drop(number)
+
+    async def published(self) -> None:
+        """Wait until everything queued is acknowledged."""
+        await self._publisher.acknowledged(self._publisher.mark())
+
+    # -- births
+
+    def on_birth(self, key: bytes | None, value: bytes | None) -> None:
+        """Hear of a record of the asset topic; what changes slots or releases frames waits for its turn."""
+        if value is None:
+            self._new_births.put_nowait((key, value))
+            return
+        try:
+            birth = read_birth(key, value)
+        except Rejected as error:
+            self._telemetry.events.emit("births_refused", key=repr(key), why=str(error))
+            self._report(Effects(dead_letters=[refused_birth(key, value, error, self._settings.topics.name(ASSET))]))
+            return
+        if self._flow.awaited(birth):
+            self._new_births.put_nowait((key, value))
+        else:
+            self._flow.births.add(birth)
+
+    async def births(self) -> None:
+        """Apply births and tombstones that touch slots; a task for the worker's life."""
+        while True:
+            key, value = await self._new_births.get()
+            async with self.admission:
+                await self.drain()
+                if value is not None:
+                    self.run(self._flow.announce(read_birth(key, value), time.monotonic()))
+                elif key is not None:
+                    asset, birth_id = read_key(key)
+                    self._telemetry.events.emit("asset_retired", asset=asset, birth_id=birth_id)
+                    self.run(self._flow.retire(asset, birth_id))
+
+    # -- once a second
+
+    async def housekeeping(self) -> None:
+        """Beat, show where we are, let silence be noticed; a task for the worker's life."""
+        while True:
+            now = time.monotonic()
+            if now - self._beat_at > self._settings.group.session_timeout_s:
+                self.fail(BrokerError("the process stood still for longer than the group waits; another worker owns its "
+                                      "partitions now"))
+            self._beat_at = now
+            self._telemetry.health.beat(now)
+            caught_up = []
+            for number, part in self._flow.partitions.items():
+                end = self.highwater(TP(self._topic, number))
+                end = part.position if end is None else max(end, part.position)
+                self._telemetry.health.progress(number, part.position, end, now)
+                if part.position >= end:
+                    caught_up.append(number)
+                totals = part.totals()
+                ends = ("judged", "dead_lettered", "late", "duplicate", "shed")
+                self._telemetry.metrics.show(number, PartitionView(
+                    totals, totals["received"] - sum(totals[e] for e in ends), part.unsettled, end - part.position,
+                    part.assets))
+            if not self.admission.locked():
+                self.run(self._flow.tick(now, time.time_ns() // 1_000_000, caught_up))
+            self._telemetry.metrics.pending_alerts.set(self._publisher.pending)
+            self._telemetry.events.report()
+            await asyncio.sleep(1.0)
