@@ -19,6 +19,7 @@ code and one line on stderr. 0 ok, 1 crash or watchdog, 2 configuration or usage
 
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import traceback
@@ -29,7 +30,7 @@ os.environ.setdefault("TYPER_USE_RICH", "0")  # plain help: a fifth of the time,
 import typer  # noqa: E402
 from typer.core import TyperGroup  # noqa: E402
 
-from pipeline.errors import Fatal  # noqa: E402
+from pipeline.errors import BrokerError, Fatal, Retryable  # noqa: E402
 
 
 class Entry(NamedTuple):
@@ -86,6 +87,8 @@ def _root() -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run a command line and return its exit code; `args` without the program's name."""
+    # What a library wants to say reaches a person as our error; without a handler it would be said twice, and worse.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         typer.main.get_command(app).main(args, prog_name="kizashi")
     except SystemExit as done:  # every regular end, usage errors and Ctrl-C (130) included
@@ -93,6 +96,9 @@ def main(args: list[str] | None = None) -> int:
     except Fatal as error:
         print(f"kizashi: {error}", file=sys.stderr)
         return error.exit_code
+    except Retryable as error:  # a command does not wait for a broker to come back, the worker does
+        print(f"kizashi: {error}. Is the broker up and its address right? `kizashi doctor` tells", file=sys.stderr)
+        return BrokerError.exit_code
     except Exception:  # what no class of ours describes is a fault in the program: show it whole
         traceback.print_exc()
         print("kizashi: this is a fault of Kizashi itself; please report it with the lines above", file=sys.stderr)

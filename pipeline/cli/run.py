@@ -25,6 +25,6 @@ def run(
     if check:
         print("the configuration is valid")
         return
-    from pipeline import app as worker
+    from pipeline.app import run as run_worker
 
-    raise typer.Exit(worker.run(settings))
+    raise typer.Exit(run_worker(settings))

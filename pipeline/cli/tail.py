@@ -1,0 +1,82 @@
+"""`kizashi tail`: topics as a person reads them."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import Assignments, Broker, ConfigFile, read_settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+FromBeginning = Annotated[bool, typer.Option("--from-beginning", help="Begin with the oldest record.")]
+Most = Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="End after N records.")]
+Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until Ctrl-C, or end where the topic ends.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Show alerts, dead letters or assets, one line each; reads without a group, so nobody is disturbed."""
+
+
+@app.command()
+def alerts(
+    config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
+    from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
+) -> None:
+    """Alerts: raised, updated, cleared; with score, threshold and why."""
+    from pipeline.ops.readable import alert_line
+    from schemas.topics import ALERT
+
+    _tail(ALERT.name, alert_line, (config, broker, assignments), from_beginning, most, follow)
+
+
+@app.command()
+def deadletters(
+    config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
+    from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
+) -> None:
+    """Dead letters: where from, the reason and what to do."""
+    from pipeline.ops.readable import deadletter_line
+    from schemas.topics import DEADLETTER
+
+    _tail(DEADLETTER.name, deadletter_line, (config, broker, assignments), from_beginning, most, follow)
+
+
+@app.command()
+def assets(
+    config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
+    from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
+) -> None:
+    """Births of assets: class, site, rate, channels with their units; and retirements."""
+    from pipeline.ops.readable import asset_line
+    from schemas.topics import ASSET
+
+    _tail(ASSET.name, asset_line, (config, broker, assignments), from_beginning, most, follow)
+
+
+def _tail(
+    topic: str, line: "Callable[..., str]", options: "tuple[ConfigFile, Broker, Assignments]", from_beginning: bool,
+    most: int | None, follow: bool,
+) -> None:
+    import asyncio
+
+    from pipeline.ops.connect import broker_config
+    from pipeline.ops.reader import read
+
+    settings = read_settings(*options)
+
+    async def show() -> None:
+        shown = 0
+        records = read(
+            broker_config(settings, "kizashi-tail"), settings.topics.name(topic),
+            from_beginning=from_beginning, follow=follow,
+        )
+        async for record in records:
+            print(line(record), flush=True)
+            shown += 1
+            if shown == most:
+                break
+        await records.aclose()  # type: ignore[attr-defined]  # an async generator
+
+    asyncio.run(show())
