@@ -19,7 +19,7 @@ class _Signal:
     """How a healthy channel behaves: `nominal` +- `sigma` (both in the channel's unit).
 
     shared: share of its variance that it has in common with the channels of its group. load: share that follows the
-    line's load, with its sign. drift: slow wandering, in `unit` (temperatures only).
+    line's load, with its sign. drift: slow course of heat, in `unit` (temperatures only), far above their noise.
     """
 
     channel: Channel
@@ -39,8 +39,8 @@ _SIGNALS = (
     _Signal(Channel("suction_pressure", "pressure", "bar", low=-1.0, high=10.0), 1.6, 0.03, 2, 0.1, -0.03),
     _Signal(Channel("discharge_pressure", "pressure", "bar", low=-1.0, high=25.0), 7.4, 0.06, 1, 0.2, -0.05),
     _Signal(Channel("flow", "volume flow rate", "m3/h", low=-5.0, high=400.0), 180.0, 2.2, 1, 0.2, 0.06),
-    _Signal(Channel("bearing_temp", "temperature", "Cel", low=-20.0, high=150.0), 58.0, 0.05, 3, 0.0, 0.0, drift=1.5),
-    _Signal(Channel("motor_temp", "temperature", "Cel", low=-20.0, high=180.0), 71.0, 0.05, 3, 0.0, 0.0, drift=2.0),
+    _Signal(Channel("bearing_temp", "temperature", "Cel", low=-20.0, high=150.0), 58.0, 0.01, 3, 0.0, 0.0, drift=1.5),
+    _Signal(Channel("motor_temp", "temperature", "Cel", low=-20.0, high=180.0), 71.0, 0.01, 3, 0.0, 0.0, drift=2.0),
 )
 CHANNELS = tuple(s.channel for s in _SIGNALS)
 NAMES = tuple(c.name for c in CHANNELS)
@@ -120,7 +120,7 @@ class Plant:
         z = np.sqrt(1 - _SHARED - np.abs(_LOAD)) * own + np.sqrt(_SHARED) * common
         z += np.sign(_LOAD) * np.sqrt(np.abs(_LOAD)) * self._load(t)
         nominal = self._nominal(asset)
-        x: F64 = nominal + _SIGMA * z + _DRIFT * self._wander(asset, t)
+        x: F64 = nominal + _SIGMA * z + _DRIFT * self._heat(asset, t)
         for fault in self.faults:
             if fault.asset == self.names[asset]:
                 _apply(fault, x, nominal, t, flutter)
@@ -157,18 +157,21 @@ class Plant:
 
     def _load(self, t: F64) -> F64:
         """Return the line's load, zero mean, variance 1: three incommensurable swings with seeded phases."""
-        phase = self._random(0, 2).uniform(0, 2 * np.pi, 3)
-        turns = 2 * np.pi * t / self.load_period_s
+        phase, turns = self._phases(), 2 * np.pi * t / self.load_period_s
         swings: F64 = np.sin(turns + phase[0]) + np.sin(2.236 * turns + phase[1]) + np.sin(5.196 * turns + phase[2])
         swings *= np.sqrt(2 / 3)
         return swings
 
-    def _wander(self, asset: int, t: F64) -> F64:
-        """Return the slow course of heat, amplitude 1: ten and twenty-three times slower than the load."""
+    def _heat(self, asset: int, t: F64) -> F64:
+        """Return the slow course of heat, amplitude 1: the load's main swing, late, and slower ones."""
         phase = self._random(asset, 3).uniform(0, 2 * np.pi, 2)
         turns = 2 * np.pi * t / self.load_period_s
-        course: F64 = 0.6 * np.sin(turns / 10 + phase[0]) + 0.4 * np.sin(turns / 23 + phase[1])
+        course: F64 = 0.4 * np.sin(turns + self._phases()[0] - 2 * np.pi / 5)
+        course += 0.4 * np.sin(turns / 10 + phase[0]) + 0.2 * np.sin(turns / 23 + phase[1])
         return course
+
+    def _phases(self) -> F64:
+        return self._random(0, 2).uniform(0, 2 * np.pi, 3)
 
     def _white(self, asset: int, first: int, count: int) -> F64:
         blocks = range(first // _BLOCK, (first + count - 1) // _BLOCK + 1)
