@@ -19,6 +19,8 @@ from engines.wire import external_tensors
 MAX_MODEL_BYTES = 64 << 20
 # Part of every state hash. Raise it when the meaning of streaming state changes although no parameter does.
 STATE_LAYOUT = 1
+# A chart's calibration must span its memory (1 / smoothing samples) this often, or its limit is a guess.
+_MIN_MEMORIES = 20
 SHIPPED = Path(__file__).parent / "bundles"
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -53,12 +55,21 @@ class MewmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Rows are the state of a recursion per sample (kind "mewma"); the rest is the recipe of its calibration.
 
     smoothing: weight of the newest sample. hop: samples between two rows, 0 = one row a frame.
-    calibration_rows: samples of a healthy asset that the chart is set up from.
+    calibration_rows: samples of a healthy asset that the chart is set up from. folds: blocks of them, each of which is
+    judged by a chart fitted on the others. stationarity, slow_stationarity: least von Neumann ratio (2 = white noise,
+    0 = drift) of a channel's samples, and of its means over tenths of the calibration: slow drift under fast noise.
+    exceedance: chance that a healthy row is over the limit, by the fitted tail. slow_quantities: channels whose
+    quantity contains one of these words are left out: what moves for hours looks steady in a short calibration.
     """
 
     smoothing: Annotated[float, Meta(gt=0.0, le=1.0)]
     hop: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     calibration_rows: Annotated[int, Meta(ge=64, le=100_000)] = 400
+    folds: Annotated[int, Meta(ge=2, le=32)] = 8
+    stationarity: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.5
+    slow_stationarity: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.35
+    exceedance: Annotated[float, Meta(gt=0.0, lt=0.5)] = 2e-5
+    slow_quantities: tuple[Text, ...] = ()
 
 
 class JudgeSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,7 +130,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
             )
         for key, value in (("size", self.window.size), ("hop", self.window.hop)) if self.window else ():
             if value % samples_per_frame:
-                found.append(f"window.{key} = {value} of {self.name} is no multiple of {samples_per_frame} samples a frame")
+                frame = f"{samples_per_frame} samples per frame"
+                found.append(f"{frame} do not divide window.{key} = {value} samples of {self.name}")
         return found
 
 
@@ -225,6 +237,11 @@ def _sense_faults(spec: ModelSpec) -> list[str]:
             faults.append(f"kind is {spec.kind!r}, so [{key}] must {'be there' if spec.kind == key else 'go'}")
     if spec.window and spec.window.hop > spec.window.size:
         faults.append(f"window.hop = {spec.window.hop} is above window.size = {spec.window.size}: samples get lost")
+    if spec.mewma and spec.mewma.calibration_rows * spec.mewma.smoothing < _MIN_MEMORIES:
+        faults.append(
+            f"mewma.calibration_rows = {spec.mewma.calibration_rows} are fewer than {_MIN_MEMORIES} times the memory "
+            f"of 1 / smoothing = {1 / spec.mewma.smoothing:.0f} samples: calibrate longer or smooth less"
+        )
     if spec.judge.on[0] > spec.judge.on[1]:
         faults.append(f"judge.on = {list(spec.judge.on)}: n of m needs n <= m")
     if list(spec.judge.severity) != sorted(set(spec.judge.severity)) or spec.judge.severity[0] < 1.0:

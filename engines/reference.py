@@ -5,6 +5,7 @@ operator specification words it (opset 13 to 20). Slow and simple on purpose. Ne
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,8 @@ OPERATORS: dict[str, Callable[[list[Array], Attributes], Array]] = {
     "Sub": lambda x, _: x[0] - x[1],
     "Mul": lambda x, _: x[0] * x[1],
     "Div": lambda x, _: x[0] / x[1],
-    "Max": lambda x, _: np.maximum.reduce(x),
+    "Max": lambda x, _: reduce(np.maximum, x),
+    "Clip": lambda x, _: np.clip(x[0], *x[1:]),
     "Abs": lambda x, _: np.abs(x[0]),
     "Relu": lambda x, _: np.maximum(x[0], 0),
     "Cast": lambda x, a: x[0].astype(_DTYPES[a["to"]]),
