@@ -88,7 +88,8 @@ def _root() -> None:
 def main(args: list[str] | None = None) -> int:
     """Run a command line and return its exit code; `args` without the program's name."""
     # What a library wants to say reaches a person as our error; without a handler it would be said twice, and worse.
-    logging.getLogger().addHandler(logging.NullHandler())
+    if not logging.root.handlers:
+        logging.root.addHandler(logging.NullHandler())
     try:
         typer.main.get_command(app).main(args, prog_name="kizashi")
     except SystemExit as done:  # every regular end, usage errors and Ctrl-C (130) included
