@@ -148,6 +148,7 @@ def _samples(pool: Pool, slots: I64, frames: Sequence[TelemetryFrame]) -> tuple[
     if pool.scaled:
         data = data * pool.scale[slots][:, :, None] + pool.offset[slots][:, :, None]
     if not np.isfinite(data.sum()):  # one pass; a true overflow of the sum is sorted out below
+        data = data.copy()  # what comes from the wire is read-only
         for i in np.flatnonzero(~np.isfinite(data).all(axis=(1, 2))).tolist():
             channel = birth.channels[int(np.flatnonzero(~np.isfinite(data[i]).all(axis=1))[0])].name
             bad = bad or {}

@@ -135,12 +135,14 @@ class Flow:
     def _strangers(self, part: Partition, poll: Poll, live: Sequence[TelemetryFrame], index: I64, codes: I64,
                    effects: Effects) -> int | None:
         """Find places for frames without a slot, in order; return where to cut, or None. Fills in `codes`."""
-        for k in np.flatnonzero(codes < 0).tolist():
+        todo = np.flatnonzero(codes < 0).tolist()
+        while todo:
+            k = todo.pop(0)
             frame, i = live[k], int(index[k])
             key = (frame.asset, frame.birth_id, frame.historical)
             code = part.directory.get(key)
             if code is None:
-                offset = int(poll.offsets[i])
+                offset, current = int(poll.offsets[i]), part.current.get((frame.asset, False))
                 try:
                     code = self.seats.stranger(part, frame, offset, int(poll.timestamps_ms[i]), poll.values[i] or b"",
                                                first=k == 0)
@@ -148,6 +150,11 @@ class Flow:
                     part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
                     self.seats.remember(part, key, offset)
                     self._dead_letter(effects, poll, i, error, frame.asset)
+                    continue
+                if k == 0 and code >= 0 and current is not None and not frame.historical:  # a reboot
+                    self._close_departed(part, effects)
+                    codes[:] = acquire.resolve(part, live)
+                    todo = np.flatnonzero(codes < 0).tolist()
                     continue
             if code == CUT:
                 return k
@@ -237,9 +244,13 @@ class Flow:
                 if code is None:
                     continue
                 pool, slot = part.pool_at(code)
-                self._close_alerts(pool, slot, part.now_ms, step.effects)
                 self.seats.depart(part, pool, slot, part.position)
+            self._close_departed(part, step.effects)
         return step
+
+    def _close_departed(self, part: Partition, effects: Effects) -> None:
+        while part.departed:
+            self._close_alerts(*part.departed.pop(), part.now_ms, effects)
 
     def _close_alerts(self, pool: Pool, slot: int, now_ms: int, effects: Effects) -> None:
         change = judge.clear(pool, slot)

@@ -73,7 +73,7 @@ class Seating:
 
         HELD: a block holds it already. LATER: counted as late. WAITS: it waits for its birth. CUT: its asset rebooted,
         and what came before must be settled first (never when `first` and nothing is unsettled).
-        Raises Rejected where no slot can be had; the caller counts it.
+        Raises Rejected where no slot can be had; the caller counts it. A reboot makes codes resolved earlier stale.
         """
         key: Key = (frame.asset, frame.birth_id, frame.historical)
         waiting = part.unassigned.waiting.get(key)
@@ -147,6 +147,7 @@ class Seating:
         if part.current.get((who.asset, who.historical)) == key:
             del part.current[who.asset, who.historical]
         pool.table["leave"][slot] = part.left[key] = offset
+        part.departed.append((pool, slot))
         pool.touch(slot)
 
     # -- waiting for a birth

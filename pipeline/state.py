@@ -219,6 +219,7 @@ class Partition:
         self.current: dict[tuple[str, bool], Key] = {}  # the birth that an asset lives under
         self.left: dict[Key, int] = {}  # offset at which a key left a slot that is not yet vacated
         self.unassigned = Unassigned()
+        self.departed: list[tuple[Pool, int]] = []  # slots just left, whose open alerts are to be cleared
         self.now_ms = 0  # the largest broker timestamp read
         self.replay_until = 0  # below it some block already holds some frames
         self.assets = 0
