@@ -45,12 +45,12 @@ MakeTopics = Callable[..., str]
 def make_topics(kafka: KafkaBroker) -> MakeTopics:
     """Return make(name, partitions=4, **settings) -> the name of a fresh topic on the session's Kafka.
 
-    Settings are the broker's, with `_` for `.`: make("state", 1, cleanup_policy="compact").
+    Settings are the broker's, with `_` for `.`: make("state", 1, cleanup_policy="compact"). exact: do not vary the name.
     """
     admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 0})
 
-    def make(name: str, partitions: int = 4, **settings: str | int) -> str:
-        fresh = f"{name}-{uuid.uuid4().hex[:8]}"
+    def make(name: str, partitions: int = 4, *, exact: bool = False, **settings: str | int) -> str:
+        fresh = name if exact else f"{name}-{uuid.uuid4().hex[:8]}"
         config = {key.replace("_", "."): str(value) for key, value in settings.items()}
         admin.create_topics([NewTopic(fresh, partitions, 1, config=config)])[fresh].result(20)
         return fresh

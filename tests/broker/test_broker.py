@@ -58,7 +58,8 @@ def test_read_compacted_keeps_the_last_value_per_key_and_drops_tombstones(
     cfg: BrokerConfig, make_topics: MakeTopics
 ) -> None:
     topic = make_topics("state", 2, cleanup_policy="compact")
-    asyncio.run(_send(cfg, topic, (b"a|1", b"old"), (b"a|2", b"x"), (b"b|1", b"other"), (b"a|1", b"new"), (b"a|2", None)))
+    records = (b"a|1", b"old"), (b"a|2", b"x"), (b"b|1", b"other"), (b"a|1", b"new"), (b"a|2", None)
+    asyncio.run(_send(cfg, topic, *records))
     assert asyncio.run(read_compacted(cfg, topic, 0)) == {b"a|1": b"new", b"b|1": b"other"}
     assert asyncio.run(read_compacted(cfg, topic, 0, b"a|")) == {b"a|1": b"new"}
     assert asyncio.run(read_compacted(cfg, topic, 1)) == {}

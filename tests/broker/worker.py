@@ -1,9 +1,9 @@
-"""A small Faust worker for the transport's tests: counts what it is handed and notes what its partitions' owner is told."""
+"""A small Faust worker for the transport's tests: counts what it is handed, notes what its owner is told."""
 
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ class Owner:
 
 
 class Worker:
-    """One app with one batch agent; `hold` makes the agent keep its batches unacknowledged."""
+    """One app with one batch agent; `hold`: keep batches unacknowledged, all or those that it says."""
 
     def __init__(self, address: str, topic: str, group: str, *, options: TransportOptions | None = None,
                  max_batch: int = 100, max_inflight: int = 1000, **settings: Any) -> None:
@@ -61,7 +61,7 @@ class Worker:
             group, broker=f"kafka+batch://{address}", value_serializer="raw", key_serializer="raw", web_enabled=False,
             topic_disable_leader=True, consumer_auto_offset_reset="earliest", stream_wait_empty=False,
             **{"broker_session_timeout": 6.0, "broker_heartbeat_interval": 0.5, "broker_request_timeout": 10.0,
-               "consumer_metadata_max_age_ms": 1000, "broker_commit_interval": 0.2, **settings},
+               "consumer_metadata_max_age_ms": 700, "broker_commit_interval": 0.2, **settings},
         )
         self.owner = Owner()
         bind(self.app, self.owner, options)
@@ -69,7 +69,7 @@ class Worker:
         self.batches: list[RecordBatch] = []
         self.offsets: dict[int, list[int]] = defaultdict(list)
         self.held: list[RecordBatch] = []
-        self.hold = False
+        self.hold: bool | Callable[[RecordBatch], bool] = False
         self._news = asyncio.Event()
 
         @self.app.agent(self.topic)
@@ -80,7 +80,7 @@ class Worker:
     def _take(self, batch: RecordBatch) -> None:
         self.batches.append(batch)
         self.offsets[batch.tp.partition].extend(r.offset for r in batch.records)
-        if self.hold:
+        if self.hold(batch) if callable(self.hold) else self.hold:
             self.held.append(batch)
         else:
             batch.ack()
@@ -108,8 +108,12 @@ class Worker:
 
 
 @asynccontextmanager
-async def running(address: str, topic: str, group: str | None = None, **settings: Any) -> AsyncIterator[Worker]:
-    worker = Worker(address, topic, group or f"g-{uuid.uuid4().hex[:8]}", **settings)
+async def running(
+    worker: Worker | str, topic: str = "", group: str | None = None, **settings: Any
+) -> AsyncIterator[Worker]:
+    """Run a worker, or a new one for a broker's address."""
+    if isinstance(worker, str):
+        worker = Worker(worker, topic, group or f"g-{uuid.uuid4().hex[:8]}", **settings)
     await worker.app.start()
     try:
         yield worker
