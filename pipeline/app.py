@@ -194,7 +194,9 @@ class Runtime:
         self.events.emit("worker_started", partitions=partitions, bundles=sorted(self.bundles), engine=backend)
         try:
             await follower.start()
+            self._spawn(worker.births())
             await self._wait(follower.caught_up(), "births")
+            await worker.births_applied()
             custody.births_known.set()
             custody.consumer = batch_consumer(app)
             worker.highwater = custody.consumer.highwater
@@ -202,7 +204,7 @@ class Runtime:
             gc.collect()
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
-            self._spawn(worker.births(), custody.checkpoints(), worker.housekeeping(), follower.failed(),
+            self._spawn(custody.checkpoints(), worker.housekeeping(), follower.failed(),
                         app.wait_until_stopped())
             return await self._until_stopped(app)
         finally:

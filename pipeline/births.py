@@ -20,12 +20,16 @@ class BirthBook:
     def get(self, asset: str, birth_id: str) -> AssetBirth | None:
         return self.births.get((asset, birth_id))
 
-    def add(self, birth: AssetBirth) -> AssetBirth:
+    def share(self, birth: AssetBirth) -> AssetBirth:
+        """Return an equal birth that shares its channel list with those seen before."""
         shared = self._channels.setdefault(birth.channels, birth.channels)
-        if shared is not birth.channels:
-            birth = AssetBirth(birth.asset, birth.birth_id, birth.start_ns, shared, birth.rate_hz,
-                               birth.samples_per_frame, birth.asset_class, birth.site, birth.criticality, birth.components)
-        self.births[birth.asset, birth.birth_id] = birth
+        if shared is birth.channels:
+            return birth
+        return AssetBirth(birth.asset, birth.birth_id, birth.start_ns, shared, birth.rate_hz, birth.samples_per_frame,
+                          birth.asset_class, birth.site, birth.criticality, birth.components)
+
+    def add(self, birth: AssetBirth) -> AssetBirth:
+        birth = self.births[birth.asset, birth.birth_id] = self.share(birth)
         return birth
 
     def remove(self, asset: str, birth_id: str) -> AssetBirth | None:

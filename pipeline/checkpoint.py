@@ -144,6 +144,15 @@ def _copy_block(pool: Pool, b: int) -> BlockRecord:
         [(s - start, rule, value) for (s, rule), value in pool.open.items() if start <= s < start + pool.block_slots])
 
 
+def put_back(part: Partition, snap: Snapshot) -> None:
+    """Mark the blocks of a snapshot that was never written as dirty again."""
+    for key, record in snap.blocks:
+        if isinstance(record, BlockRecord):
+            part.pools[record.pool].dirty.add(record.block)
+        elif key == UNASSIGNED:
+            part.unassigned.dirty = True
+
+
 def durable(part: Partition, manifest: Manifest) -> None:
     """Give up what only had to be kept until this manifest was acknowledged."""
     for pool in part.order:
@@ -168,10 +177,11 @@ class Restored:
 
 
 def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[AssetBirth], Pool | None],
-            first_offset: int) -> Restored:
+            first_offset: int, share: Callable[[AssetBirth], AssetBirth] = lambda birth: birth) -> Restored:
     """Rebuild a partition from the newest value of each of its keys (without the prefix).
 
     pool_for: builds an empty pool for an asset as configured now, None if no bundle serves it any more.
+    share: gives a birth that shares what equal births have in common.
     first_offset: where to start when nothing was stored.
     """
     raw = records.get("manifest")
@@ -183,7 +193,7 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
         part.now_ms = manifest.now_ms
     blocks = [_decode_block(v) for k, v in records.items() if k not in ("manifest", UNASSIGNED)]
     for name in sorted({b.pool for b in blocks}):
-        _restore_pool(part, name, [b for b in blocks if b.pool == name], manifest, pool_for, done)
+        _restore_pool(part, name, [b for b in blocks if b.pool == name], manifest, pool_for, share, done)
     un = part.unassigned
     if UNASSIGNED in records:
         record = _decode_unassigned(records[UNASSIGNED])
@@ -197,14 +207,16 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
         un.need = start if manifest else 0
     _settle_moves(part)
     needs = [start] if manifest else []
-    needs += [n for pool in part.order for n in pool.need] + ([un.need] if UNASSIGNED in records else [])
+    needs += [n for pool in part.order for n, t in zip(pool.need, pool.through, strict=True) if t >= 0]
+    needs += [un.need] if UNASSIGNED in records else []
     done.position = part.position = min(needs, default=first_offset)
     part.replay_until = max(needs, default=0)
     return done
 
 
 def _restore_pool(part: Partition, name: str, blocks: Iterable[BlockRecord], manifest: Manifest | None,
-                  pool_for: Callable[[AssetBirth], Pool | None], done: Restored) -> None:
+                  pool_for: Callable[[AssetBirth], Pool | None], share: Callable[[AssetBirth], AssetBirth],
+                  done: Restored) -> None:
     blocks = sorted(blocks, key=lambda b: b.block)
     birth = next((s.birth for b in blocks for s in b.seats), None)
     pool = pool_for(birth) if birth is not None else None
@@ -224,15 +236,12 @@ def _restore_pool(part: Partition, name: str, blocks: Iterable[BlockRecord], man
         named = entries[b.block] if b.block < len(entries) else -1
         pool.through[b.block], pool.need[b.block] = b.through, offset if b.through == named else b.through
         pool.retired[b.block] = np.frombuffer(b.retired, np.int64).copy()
-        _load_block(part, pool, b)
+        _load_block(part, pool, b, share)
     taken = {slot for slot, _ in pool.seated()}
     pool.free = [slot for slot in pool.free if slot not in taken]
-    for block in range(pool.blocks):  # of a block without a record, only the manifest's own word holds
-        if pool.through[block] < 0:
-            pool.need[block] = 0
 
 
-def _load_block(part: Partition, pool: Pool, b: BlockRecord) -> None:
+def _load_block(part: Partition, pool: Pool, b: BlockRecord, share: Callable[[AssetBirth], AssetBirth]) -> None:
     start = b.block * pool.block_slots
     for c in pool.table.columns:
         if c.persist and b.used:
@@ -241,7 +250,8 @@ def _load_block(part: Partition, pool: Pool, b: BlockRecord) -> None:
             pool.table[c.name][start:start + b.used] = _array(b.columns[c.name], c.dtype, (b.used, *c.shape))
     for seat in b.seats:
         slot, leave = start + seat.slot, int(pool.table["leave"][start + seat.slot])
-        who = Slot(seat.birth.asset, seat.birth, seat.historical)
+        birth = share(seat.birth)
+        who = Slot(birth.asset, birth, seat.historical)
         if leave >= 0:  # left, but not yet vacated: replay skips what it holds
             pool.seat(slot, who)
             part.left[who.asset, who.birth.birth_id, who.historical] = leave

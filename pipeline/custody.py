@@ -94,7 +94,7 @@ class Custody:
             part, position = kept, manifest.offset
         else:
             begin = await self._store.begin(tp.partition, committed, first, end)
-            restored = checkpoint.restore(tp.partition, records, self._pool_for, begin)
+            restored = checkpoint.restore(tp.partition, records, self._pool_for, begin, self._flow.births.share)
             part, position = restored.partition, restored.position
             for name, fields in restored.notes:
                 self._telemetry.events.emit(name, partition=tp.partition, **fields)
@@ -174,17 +174,22 @@ class Custody:
                 start = time.monotonic()
                 await self._worker.drain()
                 self._worker.frames = 0
-                snaps = []
+                snaps, written = [], list[int]()
                 for number in numbers:
                     part, known = self._flow.partitions.get(number), self._last.get(number)
                     if part is not None and (known is None or known.offset != part.position or _dirty(part)):
                         snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
                 mark, pause = self._publisher.mark(), time.monotonic() - start
-            await self._publisher.acknowledged(mark)
-            for part, snap in snaps:
-                await self._write(part, snap, pause, start)
-            if snaps:
-                await self.consumer.commit_now({TP(self._topic, p.number) for p, _ in snaps})
+            try:
+                await self._publisher.acknowledged(mark)
+                while snaps:
+                    await self._write(*snaps[0], pause, start)
+                    written.append(snaps.pop(0)[0].number)
+            finally:
+                for part, snap in snaps:  # cancelled: what it copied is still to be written
+                    checkpoint.put_back(part, snap)
+            if written:
+                await self.consumer.commit_now({TP(self._topic, n) for n in written})
 
     async def _write(self, part: Partition, snap: Snapshot, pause: float, start: float) -> None:
         def retry(error: BaseException) -> None:

@@ -295,6 +295,8 @@ class Flow:
         return min((b.deadline for b in self._batchers.values() if b.deadline is not None), default=None)
 
     def _silences(self, part: Partition, now_ms: int, effects: Effects) -> None:
+        if part.position < part.replay_until:
+            return  # the manifest's time is ahead of frames that are yet to be applied again
         for pool in part.order:
             for slot in judge.quiet(pool, now_ms, self.settings.silent_ms):
                 self._say(pool, slot, effects, advise.silence(

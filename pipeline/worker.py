@@ -135,7 +135,11 @@ class Worker:
         self._telemetry.metrics.inference_seconds.observe(time.monotonic() - started)
         if outcome.failed:
             self._telemetry.events.emit("batch_split", rows=batch.n, failed=len(outcome.failed), calls=outcome.calls)
-        self._report(self._flow.settle(batch, outcome))
+        try:
+            self._report(self._flow.settle(batch, outcome))
+        except Exception as error:  # a callback's exception would only be logged, its rows lost
+            self.fail(error)
+            raise
         self._settled.set()
         self._pump()
 
@@ -196,10 +200,14 @@ class Worker:
             self._telemetry.events.emit("births_refused", key=repr(key), why=str(error))
             self._report(Effects(dead_letters=[refused_birth(key, value, error, self._settings.topics.name(ASSET))]))
             return
-        if self._flow.awaited(birth):
+        if self._flow.awaited(birth) or not self._new_births.empty():
             self._new_births.put_nowait((key, value))
         else:
             self._flow.births.add(birth)
+
+    async def births_applied(self) -> None:
+        """Wait until every birth and tombstone heard of so far is applied."""
+        await self._new_births.join()
 
     async def births(self) -> None:
         """Apply births and tombstones that touch slots; a task for the worker's life."""
@@ -213,6 +221,7 @@ class Worker:
                     asset, birth_id = read_key(key)
                     self._telemetry.events.emit("asset_retired", asset=asset, birth_id=birth_id)
                     self.run(self._flow.retire(asset, birth_id))
+            self._new_births.task_done()
 
     # -- once a second
 
