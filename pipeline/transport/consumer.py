@@ -175,7 +175,7 @@ class BatchConsumer(drv.Consumer):  # type: ignore[misc]
             accept = await self._thread.here(self._thread.seek_all(positions, tps - positions.keys()))
         except IllegalStateError:
             return  # the next rebalance has begun: the partitions are no longer assigned
-        except Exception as exc:
+        except Exception as exc:  # a fault of the owner's: its state is unknown, so nothing of it may be committed
             await self.crash(exc)
             return
         self._flights = {tp: Flight(tp, self.batch_topics[tp.topic][1], self, positions.get(tp)) for tp in tps}
