@@ -29,8 +29,10 @@ class OnnxCpu:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.enable_cpu_mem_arena = False
+        # Batches differ in size, so patterns of memory never repeat: without them a convolutional net takes 8.7
+        # instead of 10.2 us a row. With the arena 1,024 rows left 9 MiB behind, without it (malloc) 13 MiB.
         options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = True
         # Failures come back as exceptions; without this each of them also writes to stderr, past our logs.
         options.log_severity_level = _FATAL
         try:

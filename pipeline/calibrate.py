@@ -29,7 +29,7 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # A sensor whose value changes in fewer of its samples is stuck: its standard deviation says nothing about its noise.
-# Coarse but living sensors (five values in all) change in more than a third.
+# A living one changes in 9 % even when its noise is a quarter of its resolution (2 % at a fifth).
 _MIN_CHANGES = 0.05
 # Means over tenths: enough of them for a ratio, each over many memories of a smoothed channel. Of white noise one
 # channel in 10,000 has a ratio below 0.35.

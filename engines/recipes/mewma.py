@@ -28,26 +28,31 @@ def build() -> bytes:
     z, center (n, C), whitening (n, C, C), limit (n), all float64 -> score (n), T2 / limit, and contributions (n, C),
     the share of each channel in T2: 0 for dropped channels, sum 1 (all 0 when no channel is left).
     """
+    # Sums are matrix products of one row each: ONNX Runtime's ReduceSum adds in an order that depends on where in
+    # memory a row begins, so rows of 5 channels had other last bits in other batches. Sums of 0s and 1s are exact.
     nodes = [
         helper.make_node("Sub", ["z", "center"], ["raw"]),
         helper.make_node("Clip", ["raw", "least", "most"], ["deviation"]),
-        helper.make_node("Unsqueeze", ["deviation", "last"], ["column"]),
-        helper.make_node("MatMul", ["whitening", "column"], ["whitened_column"]),
-        helper.make_node("Squeeze", ["whitened_column", "last"], ["whitened"]),
-        helper.make_node("Mul", ["whitened", "whitened"], ["parts"]),
-        helper.make_node("ReduceSum", ["parts", "last"], ["t2_column"], keepdims=1),
+        helper.make_node("Unsqueeze", ["deviation", "last"], ["deviation_column"]),
+        helper.make_node("MatMul", ["whitening", "deviation_column"], ["column"]),
+        helper.make_node("Transpose", ["column"], ["row"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["row", "column"], ["t2_cell"]),
+        helper.make_node("Squeeze", ["t2_cell", "last"], ["t2_column"]),
         helper.make_node("Squeeze", ["t2_column", "last"], ["t2"]),
         helper.make_node("Div", ["t2", "limit"], ["score"]),
-        # At T2 = 0, or below what float64 can divide, the kept channels share equally; they are those with whitening.
+        helper.make_node("Squeeze", ["column", "last"], ["whitened"]),
+        helper.make_node("Mul", ["whitened", "whitened"], ["parts"]),
+        # A T2 of 0, or too small to divide by, is shared equally by the kept channels: those with a whitening.
         helper.make_node("Abs", ["whitening"], ["size"]),
-        helper.make_node("ReduceSum", ["size", "last"], ["row_size"], keepdims=0),
+        helper.make_node("ReduceMax", ["size"], ["row_size"], axes=[-1], keepdims=0),
         helper.make_node("Greater", ["row_size", "zero"], ["is_kept"]),
         helper.make_node("Cast", ["is_kept"], ["kept"], to=TensorProto.DOUBLE),
+        helper.make_node("ReduceSum", ["kept", "last"], ["count"], keepdims=1),
+        helper.make_node("Max", ["count", "one"], ["sharers"]),
         helper.make_node("Greater", ["t2_column", "smallest"], ["is_measurable"]),
         helper.make_node("Where", ["is_measurable", "parts", "kept"], ["weights"]),
-        helper.make_node("ReduceSum", ["weights", "last"], ["total"], keepdims=1),
-        helper.make_node("Max", ["total", "smallest"], ["divisor"]),
-        helper.make_node("Div", ["weights", "divisor"], ["contributions"]),
+        helper.make_node("Where", ["is_measurable", "t2_column", "sharers"], ["whole"]),
+        helper.make_node("Div", ["weights", "whole"], ["contributions"]),
     ]
     double = TensorProto.DOUBLE
     graph = helper.make_graph(
@@ -68,6 +73,7 @@ def build() -> bytes:
             numpy_helper.from_array(np.array(-_CUT), "least"),
             numpy_helper.from_array(np.array(_CUT), "most"),
             numpy_helper.from_array(np.array(0.0), "zero"),
+            numpy_helper.from_array(np.array(1.0), "one"),
             numpy_helper.from_array(np.array(1e-290), "smallest"),
         ],
     )
