@@ -56,7 +56,7 @@ def apply(
         if not asked or not typer.confirm(f"Change {len(changes)} topics that exist?"):
             print("left as they are" if asked else "topics that exist are changed only with --yes")
             steps = [step for step in steps if step not in changes]
-    asyncio.run(carry_out(cfg, steps))
+    asyncio.run(carry_out(cfg, settings, steps))
     done = sum(step.action in ("create", "alter", "grow") for step in steps)
     print(f"{done} change{'s' * (done != 1)} made")
     _finish(steps)

@@ -139,7 +139,7 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _engine(settings: Settings) -> Iterator[Finding]:
-    from pipeline.app import bundles_of, open_engines
+    from pipeline.assembly import bundles_of, open_engines
 
     start = time.perf_counter()
     try:
