@@ -78,7 +78,8 @@ def frame(seq: int, asset: str = "pump-1", data: bytes = b"\0" * 8) -> bytes:
 def alert(i: int) -> tuple[bytes, bytes]:
     body = Alert(
         alert_id=f"{i:024x}", revision=1, state="raised", active=True, site="kyoto", asset=f"pump-{i}",
-        asset_class="pump", rule="mewma", severity="high", criticality="B", annunciate=True, t_first=0, t_last=0, t_raised=0, score=4.2,
+        asset_class="pump", rule="mewma", severity="high", criticality="B",
+        annunciate=True, t_first=0, t_last=0, t_raised=0, score=4.2,
         threshold=1.0, why="flow down 61 %", birth_id="0" * 16, seq=7, model="m")
     return body.asset.encode(), encode_alert(body)
 
