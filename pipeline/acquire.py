@@ -14,7 +14,14 @@ import numpy as np
 from pipeline.columns import I64, NS_PER_MS, NS_PER_S, Array, Bool, FrameBatch, Groups, Poll
 from pipeline.errors import Rejected
 from pipeline.state import (
-    DEAD_LETTERED, DUPLICATE, GAP_FRAMES, LATE, RECEIVED, REORDERED, Partition, Pool,
+    DEAD_LETTERED,
+    DUPLICATE,
+    GAP_FRAMES,
+    LATE,
+    RECEIVED,
+    REORDERED,
+    Partition,
+    Pool,
 )
 from schemas import AssetBirth, TelemetryFrame
 from schemas.codec import DECODE_ERRORS, decode_frame
@@ -115,9 +122,9 @@ def check(pool: Pool, slots: I64, index: I64, frames: Sequence[TelemetryFrame], 
             if error is None and frame.quality == "bad":
                 error = Rejected("bad_quality", "the gateway marked this frame as bad. See to the sensor or gateway")
             if error is None and early[i]:
-                error = Rejected("bad_clock", f"the frame's time is {(int(t0[i]) - int(ts[i]) * NS_PER_MS) / NS_PER_S:.1f}"
-                                 f" s ahead of its record's, {max_future_ms / 1000:g} s are allowed (worker.max_future_s)."
-                                 " Set the device's clock")
+                ahead_s = (int(t0[i]) - int(ts[i]) * NS_PER_MS) / NS_PER_S
+                error = Rejected("bad_clock", f"the frame's time is {ahead_s:.1f} s ahead of its record's, "
+                                 f"{max_future_ms / 1000:g} s are allowed (worker.max_future_s). Set its clock")
             if error is not None:
                 good[i] = False
                 rejects.append((int(index[i]), error, frame.asset))
@@ -175,7 +182,7 @@ def _unpack(birth: AssetBirth, raw: bytes, n: int) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """An asset came back: its frames stopped after number `seq` at broker time `since_ms`, the next came at `back_ms`."""
+    """An asset came back: frames stopped after number `seq` at broker time `since_ms`, the next came at `back_ms`."""
 
     slot: int
     seq: int

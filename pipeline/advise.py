@@ -18,7 +18,7 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
           contributions: Array | None, z: Array | None) -> Alert:
     """Build the alert of a transition from the row that caused it.
 
-    t_end: event time of the row's last sample, Unix ns. ts_ms: broker time of its record. contributions, z: (channels,).
+    t_end: event time of the row's last sample, Unix ns. ts_ms: broker time of its record. contributions, z: (C,).
     """
     who = pool.slots[t.slot]
     assert who is not None
@@ -33,7 +33,7 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
     late_ms = ts_ms - t_end // NS_PER_MS
     why_not = None
     if late_ms > stale_ms:
-        why_not = f"stale: the data came {late_ms / 1000:.0f} s after it was measured, {stale_ms / 1000:g} s are allowed"
+        why_not = f"stale: came {late_ms / 1000:.0f} s after it was measured, {stale_ms / 1000:g} s are allowed"
     period = 1e9 / birth.rate_hz
     return Alert(
         alert_id=ident, revision=t.revision, state=_STATE[t.kind], active=t.kind != "cleared", site=birth.site,
@@ -98,8 +98,8 @@ def calibration(pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, rows:
     """Tell others of a finished baseline."""
     table, spec = pool.table, pool.bundle.spec
     return Calibration(
-        asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}", seq=seq, t_end=t_end, rows=rows,
-        channels=tuple(c.name for c in who.birth.channels), kept=tuple(table["kept"][slot].tolist()),
+        asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}", seq=seq, t_end=t_end,
+        rows=rows, channels=tuple(c.name for c in who.birth.channels), kept=tuple(table["kept"][slot].tolist()),
         center=tuple(table["center"][slot].tolist()), scale=tuple(table["scale"][slot].tolist()),
         whitening=tuple(table["whitening"][slot].ravel().tolist()), limit=float(table["limit"][slot]),
         status="suspect" if table["suspect"][slot] else "good",

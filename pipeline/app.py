@@ -5,20 +5,19 @@ import gc
 import signal
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import faust
 from mode.supervisors import CrashingSupervisor
 
-from engines import Engine, EngineError, open_engine
-from engines.bundle import Bundle, BundleError, load_bundle, shipped_bundles
+from engines import Bundle, Engine
 from pipeline import broker
+from pipeline.assembly import bundles_of, flow_settings, open_engines, routes_of
 from pipeline.births import BirthBook
 from pipeline.broker import Follower, murmur2_partition
 from pipeline.custody import Custody
-from pipeline.errors import BrokerError, Fatal, ModelError
-from pipeline.flow import Flow, FlowSettings
+from pipeline.errors import BrokerError, Fatal
+from pipeline.flow import Flow
 from pipeline.infer import EngineThread
 from pipeline.ops import logs
 from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
@@ -26,7 +25,7 @@ from pipeline.ops.server import OpsServer
 from pipeline.ops.settings import Settings
 from pipeline.ops.watchdog import Watchdog
 from pipeline.publish import Publisher
-from pipeline.seating import Route, Seating
+from pipeline.seating import Seating
 from pipeline.store import Store
 from pipeline.telemetry import Telemetry
 from pipeline.transport import BatchTopic, TransportOptions, batch_consumer, bind
@@ -38,52 +37,8 @@ from schemas.topics import ALL, ASSESSMENT, ASSET, STATE, TELEMETRY
 GC_THRESHOLDS = (20_000, 20, 100)
 
 
-def bundles_of(settings: Settings) -> dict[str, Bundle]:
-    """Load the bundles that the routes name. Raises ModelError with all faults."""
-    paths: dict[str, Path] = dict(shipped_bundles())
-    if settings.models.folder is not None:
-        paths |= {p.parent.name: p.parent for p in sorted(settings.models.folder.glob("*/model.toml"))}
-    faults, bundles = [], {}
-    for name in sorted({route.bundle for route in settings.routes}):
-        if name not in paths:
-            faults.append(f"routes name bundle {name!r}, there are {', '.join(sorted(paths)) or 'none'}. "
-                          "Put it into models.folder")
-            continue
-        try:
-            bundles[name] = load_bundle(paths[name])
-        except BundleError as error:
-            faults.append(str(error))
-    if faults:
-        raise ModelError("; ".join(faults))
-    return bundles
-
-
-def routes_of(settings: Settings) -> list[Route]:
-    return [Route(r.bundle, r.match.asset_class, r.match.site) for r in settings.routes]
-
-
-def open_engines(settings: Settings, bundles: Mapping[str, Bundle]) -> dict[str, Engine]:
-    """Open and warm an engine per bundle. Raises ModelError."""
-    engines = {}
-    for name, bundle in bundles.items():
-        try:
-            engines[name] = open_engine(settings.engine.name, bundle, settings.engine.threads)
-            engines[name].warm_up(settings.batch.max_size)
-        except (EngineError, ValueError) as error:
-            raise ModelError(f"bundle {name}: {error}") from error
-    return engines
-
-
-def flow_settings(settings: Settings) -> FlowSettings:
-    return FlowSettings(
-        topic=settings.topics.name(TELEMETRY), max_size=settings.batch.max_size,
-        max_delay_s=settings.batch.max_delay_ms / 1000, max_future_ms=round(settings.worker.max_future_s * 1000),
-        silent_ms=round(settings.worker.silent_after_s * 1000), stale_ms=round(settings.worker.stale_alert_s * 1000),
-        assessments=settings.topics.assessment)
-
-
 async def check_topics(settings: Settings, cfg: broker.BrokerConfig) -> int:
-    """Return the telemetry topic's partitions. Raises BrokerError naming what is missing and the command that makes it."""
+    """Return the telemetry topic's partitions. Raises BrokerError naming what is missing and how to make it."""
     counts = {t.name: await broker.partition_count(cfg, settings.topics.name(t)) for t in ALL
               if t is not ASSESSMENT or settings.topics.assessment}
     missing = [settings.topics.name(n) for n, count in counts.items() if count is None]
@@ -93,8 +48,9 @@ async def check_topics(settings: Settings, cfg: broker.BrokerConfig) -> int:
     telemetry, state = counts[TELEMETRY.name], counts[STATE.name]
     assert telemetry is not None and state is not None
     if state != telemetry:
-        raise BrokerError(f"topic {settings.topics.name(STATE)} has {state} partitions, {settings.topics.name(TELEMETRY)} "
-                          f"has {telemetry}: they must be equal. Re-create the state topic with: kizashi topics apply")
+        raise BrokerError(f"topic {settings.topics.name(STATE)} has {state} partitions, "
+                          f"{settings.topics.name(TELEMETRY)} has {telemetry}: they must be equal. "
+                          "Re-create the state topic with: kizashi topics apply")
     return telemetry
 
 
@@ -174,7 +130,8 @@ class Runtime:
         threads = {name: EngineThread(engine, name) for name, engine in self.engines.items()}
         store = Store(cfg, settings.topics.name(STATE), settings.topics.name(TELEMETRY), settings.worker)
         self.worker = worker = Worker(settings, flow, threads, publisher, self.telemetry)
-        self.custody = custody = Custody(settings, flow, worker, publisher, state_producer, store, partitions, self.telemetry)
+        self.custody = custody = Custody(settings, flow, worker, publisher, state_producer, store, partitions,
+                                         self.telemetry)
         for thread in threads.values():
             thread.start()
         publisher.start()

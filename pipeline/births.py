@@ -1,13 +1,11 @@
 """Births: what is known of every asset's frames, from the compacted topic that every worker reads whole."""
 
-import hashlib
 from dataclasses import dataclass, field
 
 from pipeline.errors import Rejected
-from schemas import AssetBirth, DeadLetter
+from schemas import AssetBirth
 from schemas.birth import Channel
 from schemas.codec import DECODE_ERRORS, decode_birth
-from schemas.deadletter import MAX_ORIGINAL_BYTES
 
 
 @dataclass(slots=True)
@@ -48,14 +46,6 @@ def read_birth(key: bytes | None, value: bytes) -> AssetBirth:
     if key is not None and key != birth.key:
         raise Rejected("wrong_type", f"the record's key is {key!r}, this birth belongs under {birth.key!r}")
     return birth
-
-
-def refused_birth(key: bytes | None, value: bytes, error: Rejected, topic: str) -> DeadLetter:
-    """Build the dead letter of a record of the asset topic that is no birth (its offset is not known to us: -1)."""
-    return DeadLetter(
-        reason=error.reason, detail=error.detail, stage="acquire", topic=topic, partition=-1, offset=-1, timestamp_ms=0,
-        length=len(value), sha256=hashlib.sha256(value).hexdigest(), key=key,
-        original=value if len(value) <= MAX_ORIGINAL_BYTES else None)
 
 
 def read_key(key: bytes) -> tuple[str, str]:

@@ -84,7 +84,7 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
 
 @dataclass(slots=True)
 class Snapshot:
-    """A consistent copy of what changed, taken while nothing was in flight. records: blocks by key suffix, unencoded."""
+    """A consistent copy of what changed, taken while nothing was in flight. blocks: by key suffix."""
 
     partition: int
     blocks: list[tuple[str, BlockRecord | UnassignedRecord]]
@@ -125,7 +125,8 @@ def take(part: Partition, manifest_id: str, partitions: int) -> Snapshot:
         un.through = max(position, un.need)
         un.dirty = False
         blocks.append((UNASSIGNED, UnassignedRecord(un.through, un.counts.tobytes(), [
-            WaitingRecord(w.asset, w.birth_id, w.historical, list(w.frames), w.leave, w.hold) for w in un.waiting.values()])))
+            WaitingRecord(w.asset, w.birth_id, w.historical, list(w.frames), w.leave, w.hold)
+            for w in un.waiting.values()])))
     entries[UNASSIGNED] = [un.through]
     return Snapshot(part.number, blocks, Manifest(manifest_id, position, partitions, part.now_ms, entries))
 

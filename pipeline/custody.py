@@ -1,5 +1,5 @@
-"""Custody: whose state a partition's is. Restores it when the group assigns the partition, makes it durable while we own
-it, lets it go when the group takes it away (a PartitionOwner of pipeline.partitions).
+"""Custody: whose state a partition's is. Restores it when the group assigns the partition, makes it durable while we
+own it, lets it go when the group takes it away (a PartitionOwner of pipeline.partitions).
 
 A checkpoint goes in this order, each step acknowledged before the next: alerts, blocks, manifest, offset.
 """
@@ -77,8 +77,8 @@ class Custody:
         first, end = await self._store.bounds(tp.partition)
         manifest = checkpoint.decode_manifest(records["manifest"]) if "manifest" in records else None
         if manifest is not None and manifest.partitions != self._partitions:
-            raise BrokerError(f"topic {self._topic} has {self._partitions} partitions, its checkpoints were written for "
-                              f"{manifest.partitions}. Assets live on other partitions now: use a new group.id, and "
+            raise BrokerError(f"topic {self._topic} has {self._partitions} partitions, its checkpoints were "
+                              f"written for {manifest.partitions}. Assets live on other partitions now: use a new group.id, and "
                               "start = a time, to begin anew")
         why = None
         if manifest is not None and manifest.offset > end:
@@ -99,7 +99,7 @@ class Custody:
             for name, fields in restored.notes:
                 self._telemetry.events.emit(name, partition=tp.partition, **fields)
         if position < first:
-            self._telemetry.events.emit("log_hole", partition=tp.partition, expected=position, got=first, records=first - position)
+            self.hole(tp, position, first)
             position = part.position = first
         if manifest is not None:
             self._last[tp.partition] = manifest
@@ -148,7 +148,8 @@ class Custody:
         self._telemetry.events.emit("partitions_revoked", partitions=sorted(numbers))
 
     def hole(self, tp: TP, expected: int, got: int) -> None:
-        self._telemetry.events.emit("log_hole", partition=tp.partition, expected=expected, got=got, records=max(0, got - expected))
+        self._telemetry.events.emit("log_hole", partition=tp.partition, expected=expected, got=got,
+                                    records=max(0, got - expected))
 
     def fenced(self, error: BrokerError) -> None:
         self._telemetry.events.emit("fenced", why=str(error))
@@ -168,7 +169,7 @@ class Custody:
                 await self.checkpoint(list(self._flow.partitions))
 
     async def checkpoint(self, numbers: Sequence[int]) -> None:
-        """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset, in this order."""
+        """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset."""
         async with self._writing:
             async with self._worker.admission:
                 start = time.monotonic()
@@ -208,8 +209,9 @@ class Custody:
         self._last[part.number] = snap.manifest
         checkpoint.durable(part, snap.manifest)
         self.consumer.set_safe_offset(TP(self._topic, part.number), snap.manifest.offset, snap.manifest.id)
-        self._telemetry.events.emit("checkpoint_written", partition=part.number, offset=snap.manifest.offset, bytes=size,
-                          blocks=len(snap.blocks), pause_s=pause, seconds=time.monotonic() - start)
+        self._telemetry.events.emit(
+            "checkpoint_written", partition=part.number, offset=snap.manifest.offset, bytes=size,
+            blocks=len(snap.blocks), pause_s=pause, seconds=time.monotonic() - start)
 
 
 def _dirty(part: Partition) -> bool:

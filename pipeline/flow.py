@@ -4,7 +4,6 @@
 the engine, in its own thread or in place. Only one thread touches a flow. Time is a parameter.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -13,19 +12,26 @@ import numpy as np
 
 from engines.base import TensorSpec
 from engines.bundle import Bundle
-from pipeline import acquire, advise, condition, judge, seating, window
+from pipeline import acquire, advise, condition, judge, refuse, seating, window
 from pipeline.batch import Batch, Batcher, Segment
 from pipeline.births import BirthBook
-from pipeline.columns import NS_PER_MS, I64, Array, Effects, Groups, Poll
+from pipeline.columns import I64, NS_PER_MS, Array, Effects, Groups, Poll
 from pipeline.errors import Rejected
 from pipeline.infer import Outcome
 from pipeline.seating import CUT, Seating
 from pipeline.state import (
-    DEAD_LETTERED, JUDGED, RECEIVED, ROWS, ROWS_DEAD_LETTERED, ROWS_SCORED, Partition, Pool, Waiting,
+    DEAD_LETTERED,
+    JUDGED,
+    RECEIVED,
+    ROWS,
+    ROWS_DEAD_LETTERED,
+    ROWS_SCORED,
+    Partition,
+    Pool,
+    Waiting,
 )
-from schemas import Alert, Assessment, AssetBirth, DeadLetter, TelemetryFrame
+from schemas import Alert, Assessment, AssetBirth, TelemetryFrame
 from schemas.codec import encode_alert
-from schemas.deadletter import MAX_ORIGINAL_BYTES, Stage
 
 #: By the worker's clock an asset is called silent this much later than by the log's, so that a frame that the broker
 #: already stamped but that is still under way does not find its asset declared silent.
@@ -47,7 +53,7 @@ class FlowSettings:
 
 @dataclass(slots=True)
 class Step:
-    """Result of a call: send `effects`, run `batches` in order; settle everything, then admit `rest` if there is one."""
+    """Result of a call: send `effects`, run `batches` in order; settle all, then admit `rest` if there is one."""
 
     effects: Effects = field(default_factory=Effects)
     batches: list[Batch] = field(default_factory=list)
@@ -96,7 +102,7 @@ class Flow:
             if poll.offsets[i] >= part.unassigned.need:
                 part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
                 part.unassigned.dirty = True
-                self._dead_letter(step.effects, poll, i, error, None)
+                step.effects.dead_letters.append(refuse.record(self.settings.topic, poll, i, error, None))
         stop = self._admit_frames(part, poll, frames, now, step, whole=not rejects)
         part.position = poll.next_offset if stop is None else int(poll.offsets[stop])
         if stop is not None:
@@ -142,17 +148,21 @@ class Flow:
             key = (frame.asset, frame.birth_id, frame.historical)
             code = part.directory.get(key)
             if code is None:
-                offset, current = int(poll.offsets[i]), part.current.get((frame.asset, False))
+                offset, ts_ms, ended = int(poll.offsets[i]), int(poll.timestamps_ms[i]), list[Pool]()
+
+                def farewell(pool: Pool, slot: int, moves: bool, at: int = ts_ms, ended: list[Pool] = ended) -> None:
+                    ended.append(pool)
+                    self._end_birth(pool, slot, at, moves, effects)
+
                 try:
-                    code = self.seats.stranger(part, frame, offset, int(poll.timestamps_ms[i]), poll.values[i] or b"",
-                                               first=k == 0)
+                    code = self.seats.stranger(part, frame, offset, ts_ms, poll.values[i] or b"", first=k == 0,
+                                               farewell=farewell)
                 except Rejected as error:
                     part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
                     self.seats.remember(part, key, offset)
-                    self._dead_letter(effects, poll, i, error, frame.asset)
+                    effects.dead_letters.append(refuse.record(self.settings.topic, poll, i, error, frame.asset))
                     continue
-                if k == 0 and code >= 0 and current is not None and not frame.historical:  # a reboot
-                    self._close_departed(part, effects)
+                if ended:
                     codes[:] = acquire.resolve(part, live)
                     todo = np.flatnonzero(codes < 0).tolist()
                     continue
@@ -166,7 +176,7 @@ class Flow:
         """Check, order, condition and batch the frames of one pool."""
         found, rejects = acquire.check(pool, slots, index, frames, poll, self.settings.max_future_ms)
         for i, error, asset in rejects:
-            self._dead_letter(step.effects, poll, i, error, asset)
+            step.effects.dead_letters.append(refuse.record(self.settings.topic, poll, i, error, asset))
         batch, silences = acquire.sequence(pool, found, self.settings.silent_ms)
         if not len(batch):
             return
@@ -244,25 +254,35 @@ class Flow:
                 if code is None:
                     continue
                 pool, slot = part.pool_at(code)
+                self._end_birth(pool, slot, part.now_ms, True, step.effects)
                 self.seats.depart(part, pool, slot, part.position)
-            self._close_departed(part, step.effects)
         return step
 
-    def _close_departed(self, part: Partition, effects: Effects) -> None:
-        while part.departed:
-            self._close_alerts(*part.departed.pop(), part.now_ms, effects)
+    def _end_birth(self, pool: Pool, slot: int, ts_ms: int, leaves: bool, effects: Effects) -> None:
+        """Say what is due under the old birth at broker time `ts_ms`; an asset that leaves its slot has no open alerts."""
+        table = pool.table
+        if table["historical"][slot]:
+            return
+        if not table["quiet"][slot] and 0 < table["last_ts_ms"][slot] < ts_ms - self.settings.silent_ms:
+            judge.fall_silent(pool, slot)
+            self._say(pool, slot, effects, advise.silence(
+                pool, slot, self.settings.silent_ms, seq=int(table["last_seq"][slot]),
+                since_ms=int(table["quiet_since_ms"][slot])))
+        if leaves or table["quiet"][slot]:
+            self._close_alerts(pool, slot, ts_ms, effects, level=leaves)
+            table["last_ts_ms"][slot] = ts_ms
 
-    def _close_alerts(self, pool: Pool, slot: int, now_ms: int, effects: Effects) -> None:
-        change = judge.clear(pool, slot)
+    def _close_alerts(self, pool: Pool, slot: int, ts_ms: int, effects: Effects, *, level: bool) -> None:
+        seq = int(pool.table["last_seq"][slot])
+        change = judge.clear(pool, slot) if level else None
         if change is not None:
             self._say(pool, slot, effects, advise.alert(
-                pool, change, score=0.0, t_end=now_ms * NS_PER_MS, seq=int(pool.table["last_seq"][slot]), ts_ms=now_ms,
-                frames=1, stale_ms=self.settings.stale_ms, contributions=None, z=None))
+                pool, change, score=0.0, t_end=ts_ms * NS_PER_MS, seq=seq, ts_ms=ts_ms, frames=1,
+                stale_ms=self.settings.stale_ms, contributions=None, z=None))
         if pool.table["quiet"][slot]:
-            pool.table["quiet"][slot] = 0
             self._say(pool, slot, effects, advise.silence(
-                pool, slot, self.settings.silent_ms, seq=int(pool.table["last_seq"][slot]),
-                since_ms=int(pool.table["quiet_since_ms"][slot]), back_ms=now_ms))
+                pool, slot, self.settings.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]), back_ms=ts_ms))
+            pool.table["quiet"][slot] = pool.table["quiet_since_ms"][slot] = 0
 
     @staticmethod
     def _say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:
@@ -276,7 +296,7 @@ class Flow:
     # -- time
 
     def tick(self, now: float, wall_ms: int | None = None, caught_up: Sequence[int] = ()) -> Step:
-        """Let time pass: batches whose delay is over, silences. caught_up: partitions with lag 0, judged by `wall_ms`."""
+        """Let time pass: batches whose delay is over, silences. caught_up: partitions with lag 0, judged by wall_ms."""
         step = Step()
         for batcher in self._batchers.values():
             step.batches += batcher.due(now)
@@ -303,36 +323,39 @@ class Flow:
                     pool, slot, self.settings.silent_ms, seq=int(pool.table["last_seq"][slot]),
                     since_ms=int(pool.table["quiet_since_ms"][slot])))
 
-    def _came_back(self, pool: Pool, slots: I64, ts_ms: I64, silences: Sequence[acquire.Silence], effects: Effects) -> None:
+    def _came_back(self, pool: Pool, slots: I64, ts_ms: I64, silences: Sequence[acquire.Silence],
+                   effects: Effects) -> None:
         table, silent_ms = pool.table, self.settings.silent_ms
         for s in silences:
             if table["historical"][s.slot]:
                 continue
             if not table["quiet"][s.slot]:  # nobody's time passed in between: the raise comes with the clear
-                self._say(pool, s.slot, effects, advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
+                self._say(pool, s.slot, effects,
+                          advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
             self._say(pool, s.slot, effects, advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms,
                                                             back_ms=s.back_ms))
-            table["quiet"][s.slot] = 0
+            table["quiet"][s.slot] = table["quiet_since_ms"][s.slot] = 0
         for i in np.flatnonzero(table["quiet"][slots]).tolist():  # declared by the worker's clock, a moment too early
             slot, since = int(slots[i]), int(table["quiet_since_ms"][slots[i]])
             self._say(pool, slot, effects, advise.silence(
                 pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since, back_ms=int(ts_ms[i])))
-            table["quiet"][slot] = 0
+            table["quiet"][slot] = table["quiet_since_ms"][slot] = 0
 
     def _give_up_waiting(self, part: Partition, effects: Effects) -> None:
         while part.unassigned.waiting and (item := self.seats.give_up(part)) is not None:
             entry, (offset, ts_ms, value) = item
             part.unassigned.counts[DEAD_LETTERED] += 1
             poll = Poll(part.number, np.array([offset]), np.array([ts_ms]), [value], [None], offset + 1)
-            self._dead_letter(effects, poll, 0, Rejected(
-                "unknown_birth", f"no birth {entry.birth_id} of asset {entry.asset} came while its frames waited (at most "
-                f"{seating.MAX_WAITING_FRAMES} frames, {seating.MAX_WAITING_BYTES} bytes, "
-                f"{seating.MAX_WAITING_MS // 1000} s). Publish the birth, then replay the dead letters"), entry.asset)
+            error = Rejected(
+                "unknown_birth", f"no birth {entry.birth_id} of asset {entry.asset} came while its frames waited (at "
+                f"most {seating.MAX_WAITING_FRAMES} frames, {seating.MAX_WAITING_BYTES} bytes, "
+                f"{seating.MAX_WAITING_MS // 1000} s). Publish the birth, then replay the dead letters")
+            effects.dead_letters.append(refuse.record(self.settings.topic, poll, 0, error, entry.asset))
 
     # -- results
 
     def settle(self, batch: Batch, outcome: Outcome) -> Effects:
-        """Judge a computed batch, in the order of submission. Rows of a partition that is no longer ours are dropped."""
+        """Judge a computed batch, in the order of submission. Rows of partitions no longer ours are dropped."""
         effects, spec = Effects(), self._bundle_of[batch.key].spec
         score = np.round(np.asarray(outcome.outputs[spec.outputs.score], np.float64).reshape(-1), judge.SCORE_DECIMALS)
         usable = np.isfinite(score)
@@ -354,7 +377,8 @@ class Flow:
         np.add.at(counts[:, ROWS_SCORED], slot[good], 1)
         for i in np.flatnonzero(~good).tolist():
             counts[slot[i], ROWS_DEAD_LETTERED] += 1
-            self._dead_row(effects, seg, i, outcome.failed.get(seg.at + i))
+            why = outcome.failed.get(seg.at + i)
+            effects.dead_letters.append(refuse.row(self.settings.topic, seg, i, why))
         state, transitions = judge.step(pool, slot, mine, t_end, seq, good)
         z = batch.buffers["z"] - batch.buffers["center"] if transitions and "z" in batch.buffers else None
         for t in transitions:
@@ -362,8 +386,8 @@ class Flow:
                 continue  # assessed, never a live alert
             at = seg.at + t.row
             self._say(pool, t.slot, effects, advise.alert(
-                pool, t, score=float(mine[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]), ts_ms=int(ts_ms[t.row]),
-                frames=seg.rows.frames, stale_ms=self.settings.stale_ms,
+                pool, t, score=float(mine[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]),
+                ts_ms=int(ts_ms[t.row]), frames=seg.rows.frames, stale_ms=self.settings.stale_ms,
                 contributions=None if shares is None else shares[at], z=None if z is None else z[at]))
         if self.settings.assessments:
             self._assess(pool, slot[good], seq[good], t_end[good], mine[good], state[good], effects)
@@ -378,24 +402,3 @@ class Flow:
                 asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}",
                 seq=tuple(seq[rows].tolist()), t_end=tuple(t_end[rows].tolist()), score=tuple(score[rows].tolist()),
                 limit=(spec.threshold,) * len(rows), state=tuple(state[rows].tolist()), historical=who.historical))
-
-    # -- dead letters
-
-    def _dead_letter(self, effects: Effects, poll: Poll, i: int, error: Rejected, asset: str | None,
-                     stage: Stage = "acquire") -> None:
-        value = poll.values[i] or b""
-        effects.dead_letters.append(DeadLetter(
-            reason=error.reason, detail=error.detail, stage=stage, topic=self.settings.topic, partition=poll.partition,
-            offset=int(poll.offsets[i]), timestamp_ms=int(poll.timestamps_ms[i]), length=len(value),
-            sha256=hashlib.sha256(value).hexdigest(), asset=asset, key=poll.keys[i],
-            original=value if len(value) <= MAX_ORIGINAL_BYTES else None))
-
-    def _dead_row(self, effects: Effects, seg: Segment, i: int, why: str | None) -> None:
-        slot, offset = int(seg.column("slot")[i]), int(seg.column("offset")[i])
-        who = seg.pool.slots[slot]
-        detail = "the model returned NaN or infinity for this row. Check the asset's baseline and the bundle" if why is None \
-            else f"the engine fails on this row alone: {why}. The frame itself counts as judged; check the bundle"
-        effects.dead_letters.append(DeadLetter(
-            reason="not_finite_output" if why is None else "poison_row", detail=detail, stage="infer",
-            topic=self.settings.topic, partition=seg.partition.number, offset=offset,
-            timestamp_ms=int(seg.column("ts_ms")[i]), length=0, sha256="", asset=who.asset if who else None, row=True))

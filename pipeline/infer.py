@@ -46,7 +46,7 @@ def _alike(a: Array, b: Array) -> tuple[Array, Array]:
     if a.shape[1:] == b.shape[1:]:
         return a, b
     shape = tuple(map(max, a.shape[1:], b.shape[1:]))
-    return tuple(np.broadcast_to(x, (len(x), *shape)) if x.shape[1:] != shape else x for x in (a, b))  # type: ignore[return-value]
+    return np.broadcast_to(a, (len(a), *shape)), np.broadcast_to(b, (len(b), *shape))
 
 
 Done = Callable[[Outcome | BaseException], None]
@@ -78,7 +78,7 @@ class EngineThread:
             inputs, done = item
             try:
                 outcome: Outcome | BaseException = run(self._engine, inputs)
-            except Exception as error:  # an engine that breaks in other ways is the caller's to judge: it must hear of it
+            except Exception as error:  # broken in another way: the caller must hear of it
                 outcome = error
             done(outcome)
         self._engine.close()

@@ -1,4 +1,4 @@
-"""Judge: scores against limits, with on-delay, off-delay and deadband; only transitions become alerts. [SD/HA, ISA-18.2]"""
+"""Judge: scores against limits, with on-delay, off-delay and deadband; only transitions become alerts. [SD/HA]"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +58,8 @@ def step(pool: Pool, slot: I64, score: F64, t_end: I64, seq: I64, usable: Bool) 
     for k in range(int(rank.max()) + 1):
         rows = np.flatnonzero((rank == k) & usable)
         if len(rows):
-            transitions += _round(pool, spec, threshold, rows, slot[rows], over[rows], score[rows], t_end[rows], seq[rows])
+            transitions += _round(pool, spec, threshold, rows, slot[rows], over[rows], score[rows], t_end[rows],
+                                  seq[rows])
             state[rows] = np.where(table["active"][slot[rows]] != 0, ACTIVE, np.where(over[rows], OVER, NORMAL))
     transitions.sort(key=lambda t: t.row)
     return state, transitions
@@ -75,7 +76,8 @@ def _round(pool: Pool, spec: JudgeSpec, threshold: float, rows: I64, slot: I64, 
     active = table["active"][slot] != 0
     begins = over & (before == 0) & ~active
     table["t_first"][slot[begins]] = t_end[begins]
-    below = np.where(score < threshold * (1.0 - spec.deadband), table["below"][slot] + 1, 0)
+    # counted only while active: rows that nobody has to judge one by one must leave the state as it is
+    below = np.where(active & (score < threshold * (1.0 - spec.deadband)), table["below"][slot] + 1, 0)
     table["below"][slot] = below
     level = np.searchsorted(np.asarray(spec.severity) * threshold, score, side="right") - 1
     raises = ~active & over & (np.bitwise_count(recent) >= need)
@@ -118,14 +120,20 @@ def quiet(pool: Pool, now_ms: int, silent_ms: int) -> list[int]:
     late &= table["historical"][:used] == 0
     slots: list[int] = np.flatnonzero(late).tolist()
     for slot in slots:
-        table["quiet"][slot], table["quiet_since_ms"][slot] = 1, last[slot]
-        pool.touch(slot)
+        fall_silent(pool, slot)
     return slots
+
+
+def fall_silent(pool: Pool, slot: int) -> None:
+    """Mark a slot as silent since its last frame."""
+    pool.table["quiet"][slot], pool.table["quiet_since_ms"][slot] = 1, pool.table["last_ts_ms"][slot]
+    pool.touch(slot)
 
 
 def shares(contributions: Array, names: tuple[str, ...], z: Array | None, top: int = 3) -> list[tuple[str, float, str]]:
     """Rank one row's contributions: (channel, share, direction), largest first, all non-zero ones beyond `top` dropped
-    only if they are below 1 %."""
+    only if they are below 1 %.
+    """
     ranked = np.argsort(-contributions, kind="stable").tolist()
     out: list[tuple[str, float, str]] = []
     for i in ranked:

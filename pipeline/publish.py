@@ -160,7 +160,7 @@ class Publisher:
 
 async def write(producer: AIOKafkaProducer, topic: str, partition: int, records: Iterable[tuple[bytes, bytes]],
                 on_retry: Callable[[BaseException], None]) -> None:
-    """Write records to one partition and wait until all are acknowledged; tries again until it succeeds or is cancelled."""
+    """Write records to one partition and wait until all are acknowledged; tries again until that is so."""
     left = list(records)
     while left:
         sent = []

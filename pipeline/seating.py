@@ -15,6 +15,9 @@ MAX_WAITING_FRAMES, MAX_WAITING_BYTES = 256, 1 << 20
 #: A gateway that sends a birth at all sends it within seconds of its frames; after a minute somebody should know.
 MAX_WAITING_MS = 60_000
 
+#: Called with pool, slot and whether the asset moves to another pool, before a birth gives way to the next.
+Farewell = Callable[[Pool, int, bool], None]
+
 HELD, LATER, WAITS, CUT = -2, -3, -4, -5  # verdicts on a frame without a slot, beside a code >= 0
 
 
@@ -68,12 +71,13 @@ class Seating:
     # -- a frame without a slot
 
     def stranger(self, part: Partition, frame: TelemetryFrame, offset: int, ts_ms: int, value: bytes, *,
-                 first: bool) -> int:
+                 first: bool, farewell: Farewell) -> int:
         """Return the code of a slot for this frame, or a verdict.
 
         HELD: a block holds it already. LATER: counted as late. WAITS: it waits for its birth. CUT: its asset rebooted,
         and what came before must be settled first (never when `first` and nothing is unsettled).
-        Raises Rejected where no slot can be had; the caller counts it. A reboot makes codes resolved earlier stale.
+        Raises Rejected where no slot can be had; the caller counts it. A reboot makes codes resolved earlier stale;
+        `farewell` is called before it, while the slot still has the old birth.
         """
         key: Key = (frame.asset, frame.birth_id, frame.historical)
         waiting = part.unassigned.waiting.get(key)
@@ -97,13 +101,15 @@ class Seating:
             return LATER
         if part.unsettled or not first:
             return CUT
-        return self._reboot(part, pool, slot, who, birth, offset)
+        moves = self.pool_key(birth) != pool.key
+        farewell(pool, slot, moves)
+        return self._move(part, pool, slot, birth, offset) if moves else self._reboot(part, pool, slot, birth)
 
     def _seat(self, part: Partition, key: Key, birth: AssetBirth, offset: int) -> int:
         asset, _, historical = key
         if self._partition_of is not None and self._partition_of(asset) != part.number:
-            raise Rejected("misrouted", f"asset {asset} belongs on partition {self._partition_of(asset)} (murmur2 of the "
-                           f"key), the record came on {part.number}. Key records by asset; with librdkafka set "
+            raise Rejected("misrouted", f"asset {asset} belongs on partition {self._partition_of(asset)} (murmur2 of "
+                           f"the key), the record came on {part.number}. Key records by asset; with librdkafka set "
                            "partitioner=murmur2_random")
         pool_key = self.pool_key(birth)
         if part.assets >= self.max_assets:
@@ -119,13 +125,17 @@ class Seating:
                 condition.inherit(pool, part.pool_at(live)[1], slot)
         return part.directory[key]
 
-    def _reboot(self, part: Partition, pool: Pool, slot: int, who: Slot, birth: AssetBirth, offset: int) -> int:
-        """Give the asset its new birth: in place, or by a move to another pool when the layout changed."""
-        key: Key = (who.asset, birth.birth_id, False)
-        if self.pool_key(birth) != pool.key:
-            code = self._seat(part, key, birth, offset)
-            self.depart(part, pool, slot, offset)
-            return code
+    def _move(self, part: Partition, pool: Pool, slot: int, birth: AssetBirth, offset: int) -> int:
+        """Give the asset a slot in another pool, because its layout changed."""
+        code = self._seat(part, (birth.asset, birth.birth_id, False), birth, offset)
+        self.depart(part, pool, slot, offset)
+        return code
+
+    @staticmethod
+    def _reboot(part: Partition, pool: Pool, slot: int, birth: AssetBirth) -> int:
+        """Give the asset its new birth in place."""
+        who = pool.slots[slot]
+        assert who is not None
         part.directory.pop((who.asset, who.birth.birth_id, False))
         part.assets -= 1
         part.enter(pool, slot, Slot(who.asset, birth, False))
@@ -135,7 +145,7 @@ class Seating:
         else:
             condition.restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
         pool.touch(slot)
-        return part.directory[key]
+        return part.directory[who.asset, birth.birth_id, False]
 
     @staticmethod
     def depart(part: Partition, pool: Pool, slot: int, offset: int) -> None:
@@ -147,7 +157,6 @@ class Seating:
         if part.current.get((who.asset, who.historical)) == key:
             del part.current[who.asset, who.historical]
         pool.table["leave"][slot] = part.left[key] = offset
-        part.departed.append((pool, slot))
         pool.touch(slot)
 
     # -- waiting for a birth
@@ -162,7 +171,7 @@ class Seating:
 
     @staticmethod
     def remember(part: Partition, key: Key, offset: int) -> None:
-        """Note that the frame at `offset` was dead-lettered without a slot, so that a replay does not count it again."""
+        """Note that the frame at `offset` was dead-lettered without a slot: a replay must not count it again."""
         un = part.unassigned
         un.waiting.setdefault(key, Waiting(*key)).hold = offset + 1
         un.dirty = True

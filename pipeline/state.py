@@ -16,7 +16,7 @@ from schemas import AssetBirth
 #: A checkpoint block should stay well below Kafka's 1 MiB record limit, and be large enough to be few.
 BLOCK_BYTES = 384 * 1024
 
-#: End states and marks counted per slot. Frames: received = judged + dead_lettered + late + duplicate + shed + in flight.
+#: Counted per slot. Frames: received = judged + dead_lettered + late + duplicate + shed + in flight.
 COUNTERS = (
     "received", "judged", "dead_lettered", "late", "duplicate", "shed", "reordered", "gap_frames",
     "rows", "rows_scored", "rows_dead_lettered",
@@ -110,7 +110,7 @@ class Pool:
         self.need: list[int] = []  # per block: replay skips frames below this offset
         #: calibration rows of slots that are still calibrating, (rows, channels) float64; freed afterwards
         self.calibration: dict[int, Array] = {}
-        #: newest revision of each open alert, (slot, rule) -> bytes as published: its state is published again after a move
+        #: newest revision of each open alert, (slot, rule) -> bytes as published; published again after a move
         self.open: dict[tuple[int, str], bytes] = {}
         self.scaled = False  # some slot's raw samples need scale or offset; only then the two arrays exist
         self.scale = np.ones((0, channels))
@@ -219,7 +219,6 @@ class Partition:
         self.current: dict[tuple[str, bool], Key] = {}  # the birth that an asset lives under
         self.left: dict[Key, int] = {}  # offset at which a key left a slot that is not yet vacated
         self.unassigned = Unassigned()
-        self.departed: list[tuple[Pool, int]] = []  # slots just left, whose open alerts are to be cleared
         self.now_ms = 0  # the largest broker timestamp read
         self.replay_until = 0  # below it some block already holds some frames
         self.assets = 0

@@ -12,8 +12,10 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+
+from pipeline import refuse
 from pipeline.batch import Batch
-from pipeline.births import read_birth, read_key, refused_birth
+from pipeline.births import read_birth, read_key
 from pipeline.columns import Effects, Poll
 from pipeline.errors import BrokerError, ModelError, Rejected
 from pipeline.flow import Flow, Step
@@ -63,7 +65,8 @@ class Worker:
                  telemetry: Telemetry) -> None:
         self._settings, self._flow, self._engines, self._publisher = settings, flow, engines, publisher
         self._telemetry, self._topic = telemetry, settings.topics.name(TELEMETRY)
-        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self.highwater: Callable[[TP], int | None] = lambda tp: None
         self.admission = asyncio.Lock()
         self.frames = 0  # admitted since the last checkpoint
@@ -111,12 +114,11 @@ class Worker:
         while self._queue and self._in_flight < self._settings.batch.in_flight:
             batch = self._queue.popleft()
             self._in_flight += 1
-            loop, started = asyncio.get_running_loop(), now
             self._telemetry.metrics.queue_seconds.observe(now - batch.opened_at)
             self._telemetry.metrics.batch_rows.observe(batch.n)
 
-            def done(outcome: Outcome | BaseException, batch: Batch = batch, started: float = started) -> None:
-                loop.call_soon_threadsafe(self._on_outcome, batch, outcome, started)
+            def done(outcome: Outcome | BaseException, batch: Batch = batch, started: float = now) -> None:
+                self._loop.call_soon_threadsafe(self._on_outcome, batch, outcome, started)
 
             self._engines[self._flow.bundle_of(batch).spec.name].submit(batch.inputs, done)
         if self._timer is not None:
@@ -169,7 +171,8 @@ class Worker:
         if effects.alerts:
             self._telemetry.events.alerts(effects.alerts)
         if effects.calibrations:
-            self._telemetry.events.emit("calibrated", count=len(effects.calibrations), asset=effects.calibrations[-1].asset)
+            done = effects.calibrations
+            self._telemetry.events.emit("calibrated", count=len(done), asset=done[-1].asset)
         self._publisher.send(effects)
 
     def fail(self, error: BaseException) -> None:
@@ -198,7 +201,7 @@ class Worker:
             birth = read_birth(key, value)
         except Rejected as error:
             self._telemetry.events.emit("births_refused", key=repr(key), why=str(error))
-            self._report(Effects(dead_letters=[refused_birth(key, value, error, self._settings.topics.name(ASSET))]))
+            self._report(Effects(dead_letters=[refuse.birth(self._settings.topics.name(ASSET), key, value, error)]))
             return
         if self._flow.awaited(birth) or not self._new_births.empty():
             self._new_births.put_nowait((key, value))
@@ -230,8 +233,8 @@ class Worker:
         while True:
             now = time.monotonic()
             if now - self._beat_at > self._settings.group.session_timeout_s:
-                self.fail(BrokerError("the process stood still for longer than the group waits; another worker owns its "
-                                      "partitions now"))
+                self.fail(BrokerError("the process stood still for longer than the group waits; another worker owns "
+                                      "its partitions now"))
             self._beat_at = now
             self._telemetry.health.beat(now)
             caught_up = []

@@ -49,8 +49,8 @@ class Drift:
 
     name = "drift"
     inputs: tuple[TensorSpec, ...] = (
-        TensorSpec("z", "f8", (None,)), TensorSpec("center", "f8", (None,)), TensorSpec("whitening", "f8", (None, None)),
-        TensorSpec("limit", "f8", ()))
+        TensorSpec("z", "f8", (None,)), TensorSpec("center", "f8", (None,)),
+        TensorSpec("whitening", "f8", (None, None)), TensorSpec("limit", "f8", ()))
     outputs = (TensorSpec("score", "f8", ()), TensorSpec("contributions", "f8", (None,)))
 
     def warm_up(self, batch: int) -> None:

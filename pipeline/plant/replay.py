@@ -1,22 +1,21 @@
 """Replay: files through the same flow as the live worker's, with no broker and no threads."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from engines import Bundle, BundleError, Engine, EngineError, load_bundle, open_engine, shipped_bundles
 from pipeline import infer
+from pipeline.assembly import bundles_of, flow_settings, open_engines, routes_of
 from pipeline.births import BirthBook
 from pipeline.columns import Effects, Poll
-from pipeline.errors import ModelError
-from pipeline.flow import Flow, FlowSettings, Step
+from pipeline.flow import Flow, Step
 from pipeline.ops.settings import Settings
 from pipeline.plant.source import Retired
-from pipeline.seating import Route, Seating
+from pipeline.seating import Seating
 from pipeline.state import COUNTERS, Partition
 from schemas import AssetBirth
-from schemas.topics import TELEMETRY
 
 #: In a replay nobody waits: batches leave when they are full or when their poll is done.
 _NOW = 0.0
@@ -28,26 +27,14 @@ class Replay:
     def __init__(self, settings: Settings) -> None:
         """Open bundles and engines as the worker would. Raises ModelError."""
         self._opened = ExitStack()
-        bundles = load_bundles(settings)
-        self._engines: dict[str, Engine] = {}
-        for name, bundle in bundles.items():
-            try:
-                engine = self._engines[name] = open_engine(settings.engine.name, bundle, settings.engine.threads)
-            except EngineError as error:
-                raise ModelError(f"bundle {name}: {error}") from error
+        bundles = bundles_of(settings)
+        self._engines = open_engines(settings, bundles)
+        for engine in self._engines.values():
             self._opened.callback(engine.close)
-        routes = [Route(r.bundle, r.match.asset_class, r.match.site) for r in settings.routes]
         # A capture may hold any part of a topic, so where an asset belongs is not asked.
-        seats = Seating(bundles, routes, BirthBook(), settings.worker.max_assets, partition_of=None)
-        self.flow = Flow(
-            FlowSettings(
-                topic=settings.topics.name(TELEMETRY), max_size=settings.batch.max_size,
-                max_future_ms=round(settings.worker.max_future_s * 1000),
-                silent_ms=round(settings.worker.silent_after_s * 1000),
-                stale_ms=round(settings.worker.stale_alert_s * 1000), assessments=True,
-            ),
-            seats, {name: engine.inputs for name, engine in self._engines.items()},
-        )
+        seats = Seating(bundles, routes_of(settings), BirthBook(), settings.worker.max_assets, partition_of=None)
+        self.flow = Flow(replace(flow_settings(settings), assessments=True), seats,
+                         {name: engine.inputs for name, engine in self._engines.items()})
 
     def __enter__(self) -> Self:
         return self
@@ -91,24 +78,3 @@ class Replay:
             engine = self._engines[self.flow.bundle_of(batch).spec.name]
             effects.extend(self.flow.settle(batch, infer.run(engine, batch.inputs)))
         return effects
-
-
-def load_bundles(settings: Settings) -> Mapping[str, Bundle]:
-    """Load the bundles that the routes name: from `models.folder` where it has them, else those shipped.
-
-    Raises ModelError naming every bundle that is absent or damaged.
-    """
-    folders, faults, found = shipped_bundles(), [], {}
-    if settings.models.folder is not None:
-        folders |= {p.parent.name: p.parent for p in sorted(settings.models.folder.glob("*/model.toml"))}
-    for name in sorted({route.bundle for route in settings.routes}):
-        if name not in folders:
-            faults.append(f"bundle {name!r} is in none of the folders; there are: {', '.join(folders) or 'none'}")
-            continue
-        try:
-            found[name] = load_bundle(folders[name])
-        except BundleError as error:
-            faults.append(str(error))
-    if faults:
-        raise ModelError("; ".join(faults))
-    return found

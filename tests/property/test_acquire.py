@@ -39,7 +39,8 @@ streams = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 150)), max_size=8
 
 @given(stream=streams, cuts=st.sets(st.integers(0, 80), max_size=5))
 @settings(max_examples=300, deadline=None)
-def test_sequence_agrees_with_the_oracle_when_frames_come_in_any_order(stream: list[tuple[int, int]], cuts: set[int]) -> None:
+def test_sequence_agrees_with_the_oracle_when_frames_come_in_any_order(
+        stream: list[tuple[int, int]], cuts: set[int]) -> None:
     rig, oracle = Rig.make(window_bundle(), ASSETS), Oracle()
     values = []
     for a, seq in stream:

@@ -31,7 +31,8 @@ def play(rig: Rig, stream: list[tuple[int, int, float, int]], edges: list[int]) 
     return rig
 
 
-def windows_by_hand(stream: list[tuple[int, int, float, int]], length: int, hop: int) -> dict[str, list[tuple[int, float]]]:
+def windows_by_hand(stream: list[tuple[int, int, float, int]], length: int,
+                    hop: int) -> dict[str, list[tuple[int, float]]]:
     rings: dict[int, list[float]] = {}
     last: dict[int, int] = {}
     rows: dict[str, list[tuple[int, float]]] = {a.asset: [] for a in ASSETS}

@@ -37,7 +37,8 @@ class Oracle:
         return None
 
 
-scores = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.5, 0.85, 0.95, 1.0, 1.3, 2.0, 3.9, 9.0])), max_size=60)
+levels = st.sampled_from([0.0, 0.5, 0.85, 0.95, 1.0, 1.3, 2.0, 3.9, 9.0])
+scores = st.lists(st.tuples(st.integers(0, 2), levels), max_size=60)
 
 
 @given(rows=scores, n=st.integers(1, 4), extra=st.integers(0, 3), off=st.integers(1, 4),

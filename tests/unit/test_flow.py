@@ -27,10 +27,12 @@ def ready(rig: Rig, of: AssetBirth, rows: int = 100) -> int:
 @pytest.mark.parametrize(("value", "reason"), [
     (None, "empty"), (b"", "empty"), (b"\xc1", "undecodable"), (b"\xff", "wrong_type"),
     (b"\x81\xa1z" + b"\x91" * 5000 + b"\xc0", "undecodable"),
-    (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.", "wrong_type"), (b"\x00" * (1 << 20) + b"\x00", "oversized"),
+    (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.", "wrong_type"),
+    (b"\x00" * (1 << 20) + b"\x00", "oversized"),
     (encode(PUMP), "wrong_type"), (frame(PUMP, 0).replace(b"\xa3seq\x00", b"\xa3seq\xc3"), "wrong_type"),
     (frame(PUMP, 0)[:1].replace(b"\x85", b"\x86") + frame(PUMP, 0)[1:] + b"\xa1v\x02", "unknown_schema"),
-    (frame(PUMP, 0, data=b""), "empty"), (frame(PUMP, 0, data=b"123"), "wrong_length"), (frame(PUMP, 0, np.nan), "not_finite"),
+    (frame(PUMP, 0, data=b""), "empty"), (frame(PUMP, 0, data=b"123"), "wrong_length"),
+    (frame(PUMP, 0, np.nan), "not_finite"),
     (frame(PUMP, 0, [[0, np.inf], [0, 0]]), "not_finite"), (frame(PUMP, 0, quality="bad"), "bad_quality"),
     (frame(PUMP, 0, t0_ns=3_600_000_000_000 * 2), "bad_clock"),
 ])
@@ -117,7 +119,8 @@ def test_a_poison_row_is_dead_lettered_alone_when_the_engine_fails_on_it() -> No
     rig.poll([frame(PUMP, q, 7.0 if q == 100 else 0.5) for q in range(256)])
     rig.drain()
     totals = rig.totals()
-    assert reasons(rig) == ["poison_row"] and rig.effects.dead_letters[0].offset == 100 and rig.effects.dead_letters[0].row
+    letter = rig.effects.dead_letters[0]
+    assert reasons(rig) == ["poison_row"] and letter.offset == 100 and letter.row
     assert (totals["rows_scored"], totals["rows_dead_lettered"], totals["judged"]) == (255, 1, 256)
 
 
@@ -153,9 +156,10 @@ def test_a_record_is_dead_lettered_when_its_asset_belongs_on_another_partition()
 
 
 def test_integer_samples_become_physical_values_by_scale_and_offset() -> None:
-    raw = AssetBirth.make(asset="raw", start_ns=1, rate_hz=2000.0, samples_per_frame=2, asset_class="pump", site="s", channels=[
-        {"name": "a", "quantity": "v", "unit": "V", "dtype": "i2", "scale": 0.5, "offset": 1.0},
-        {"name": "b", "quantity": "v", "unit": "V", "dtype": "u1"}])
+    channels = [{"name": "a", "quantity": "v", "unit": "V", "dtype": "i2", "scale": 0.5, "offset": 1.0},
+                {"name": "b", "quantity": "v", "unit": "V", "dtype": "u1"}]
+    raw = AssetBirth.make(asset="raw", start_ns=1, rate_hz=2000.0, samples_per_frame=2, asset_class="pump", site="s",
+                          channels=channels)
     rig = Rig.make(window_bundle(2, 2), [raw])
     data = np.array([2, 4], "<i2").tobytes() + np.array([10, 20], "u1").tobytes()
     rig.poll([frame(birth("raw"), 0, birth_id=raw.birth_id, data=data)])
@@ -210,7 +214,8 @@ def test_an_alert_names_channel_direction_window_and_why() -> None:
     assert (alert.state, alert.revision, alert.active, alert.rule) == ("raised", 1, True, "anomaly")
     assert alert.contributions[0].channel == "b" and alert.contributions[0].direction == "down"
     assert sum(c.share for c in alert.contributions) == pytest.approx(1.0, abs=1e-3)
-    assert "b down" in alert.why and alert.seq == q + 1 and alert.window is not None and alert.window.end_ns == alert.t_last
+    assert "b down" in alert.why and alert.seq == q + 1
+    assert alert.window is not None and alert.window.end_ns == alert.t_last
     assert len(rig.effects.calibrations) == 1 and isinstance(rig.engine, Drift)
 
 

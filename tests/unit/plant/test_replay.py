@@ -138,7 +138,7 @@ def test_replay_lets_frames_wait_for_a_birth_that_comes_later(tmp_path: Path) ->
 
 
 def test_replay_ends_with_the_model_exit_code_when_a_bundle_is_absent(capture: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="bundle 'nothing' is in none of the folders; there are: .*anomaly-mewma"):
+    with pytest.raises(ModelError, match="bundle 'nothing', there are .*anomaly-mewma"):
         Replay(Settings(routes=(Route(bundle="nothing"),)))
     code, _, err = kizashi("replay", capture, "--out", tmp_path, "--set", "routes=[{bundle='nothing'}]")
     assert code == 4 and "bundle 'nothing'" in err
