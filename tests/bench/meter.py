@@ -50,8 +50,8 @@ class Meter:
         took, second = max(1e-9, last.clock - first.clock), max(1e-9, last.clock - half.clock)
         return (
             f"RESULT {name} engine={engine} frames={self.frames} windows={windows} alerts={over} s={took:.2f} "
-            f"frames_per_s={n / took:.0f} second_half_per_s={k / second:.0f} cpu_us={(last.cpu - first.cpu) * 1e6 / n:.2f} "
-            f"second_half_cpu_us={(last.cpu - half.cpu) * 1e6 / k:.2f} "
+            f"frames_per_s={n / took:.0f} second_half_per_s={k / second:.0f} "
+            f"cpu_us={(last.cpu - first.cpu) * 1e6 / n:.2f} second_half_cpu_us={(last.cpu - half.cpu) * 1e6 / k:.2f} "
             f"broker_cpu_us={(last.broker_cpu - first.broker_cpu) * 1e6 / n:.2f} rss_mb={status_kib('VmHWM') // 1024}"
         )
 

@@ -84,7 +84,8 @@ class Counting:
 def null_graph() -> onnx.ModelProto:
     """Build the null engine as a graph, for workers in processes of their own."""
     nodes = [
-        helper.make_node("Slice", ["x", "begin", "end", "axes"], ["first"]), helper.make_node("Abs", ["first"], ["abs"]),
+        helper.make_node("Slice", ["x", "begin", "end", "axes"], ["first"]),
+        helper.make_node("Abs", ["first"], ["abs"]),
         helper.make_node("ReduceMean", ["abs"], ["score"], axes=[1, 2, 3], keepdims=0),
     ]
     values = {"begin": [0, 0], "end": [1, 1], "axes": [2, 3]}

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from pipeline.partitions import RecordBatch
 from tests.kafka import KafkaBroker, why_not
 
 ROOT = Path(__file__).parents[2]
-#: The environments of a benchmark. QUICK: small numbers, one round, to see that it runs.
+#: Where Faust keeps what it thinks it needs; without it in the working directory.
+os.environ.setdefault("APP_DATADIR", str(Path(tempfile.gettempdir()) / "kizashi-bench-faust"))
+#: Small numbers, one round: to see that it runs.
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
 
 
@@ -47,7 +50,7 @@ def settings_for(address: str, prefix: str, bundle: str, **more: object) -> Sett
     """Return the product's default settings, with a group of its own that reads from the beginning."""
     return load_settings(None, {
         "broker.bootstrap": address, "topics.prefix": prefix, "group.id": f"bench-{uuid.uuid4().hex[:8]}",
-        "worker.start": "earliest", "metrics.enabled": False, "log.level": "ERROR",
+        "worker.start": "earliest", "metrics.enabled": False, "metrics.port": 0, "log.level": "ERROR",
         "routes": [{"match": {}, "bundle": bundle}], **more}, {})
 
 
@@ -93,14 +96,17 @@ async def settled(runtime: "pipeline.app.Runtime") -> None:
     await runtime.worker.published()
 
 
-def child(module: str, *arguments: object, env: Mapping[str, object] | None = None, **how: Any) -> subprocess.Popen[str]:
+Env = Mapping[str, object] | None
+
+
+def child(module: str, *arguments: object, env: Env = None, **how: Any) -> subprocess.Popen[str]:
     """Start `python -m module arguments` from the repository's root."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, text=True,
         env={**os.environ, **{k: str(v) for k, v in (env or {}).items()}}, **how)
 
 
-def run_child(module: str, *arguments: object, env: Mapping[str, object] | None = None, timeout_s: float = 600) -> str:
+def run_child(module: str, *arguments: object, env: Env = None, timeout_s: float = 600) -> str:
     """Run `python -m module arguments` to its end; returns what it printed. Raises RuntimeError if it failed."""
     process = child(module, *arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

@@ -18,10 +18,11 @@ from tests.bench.meter import Meter
 from tests.bench.models import NO_LIMIT, Counting, open_counting
 
 
-def measure(address: str, prefix: str, n: int, kind: str, threshold: float, **more: object) -> tuple[Meter, Counting, int]:
-    """Judge the first n frames of the topics under `prefix`; returns meter, engine and alerts published."""
+def measure(address: str, prefix: str, kind: str, threshold: float, meter: Meter,
+            **more: object) -> tuple[Counting, int]:
+    """Judge the first `meter.n` frames of the topics under `prefix`; returns the engine and the alerts published."""
     bundle, engine = open_counting(kind, threshold)
-    meter, alerts = Meter(n), 0
+    alerts = 0
 
     def watch(runtime: Runtime, batch: RecordBatch) -> bool:
         return meter.add(len(batch))
@@ -36,7 +37,7 @@ def measure(address: str, prefix: str, n: int, kind: str, threshold: float, **mo
 
     settings = rig.settings_for(address, prefix, bundle.spec.name, **more)
     asyncio.run(rig.serve(settings, {bundle.spec.name: engine}, {bundle.spec.name: bundle}, watch, after))
-    return meter, engine, alerts
+    return engine, alerts
 
 
 def main() -> int | None:
@@ -48,7 +49,8 @@ def main() -> int | None:
         if not os.environ.get("PREFIX"):
             workload.create(address, prefix)
             rig.run_child("tests.bench.workload", address, prefix, n)  # in a process of its own: its memory is not ours
-        meter, engine, alerts = measure(address, prefix, n, kind, threshold, **json.loads(os.environ.get("SET", "{}")))
+        meter, more = Meter(n), json.loads(os.environ.get("SET", "{}"))
+        engine, alerts = measure(address, prefix, kind, threshold, meter, **more)
         print(f"{meter.result('kizashi', kind, engine.rows, engine.over)} transitions={alerts}", flush=True)
         if not os.environ.get("PREFIX"):
             workload.remove(address, prefix)

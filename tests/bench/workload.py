@@ -1,4 +1,4 @@
-"""Workload W1: frames of 8 channels x 16 samples (float32, 512 B) from 200 assets on 4 partitions, as the peers' has it.
+"""Workload W1: frames of 8 channels x 16 samples (float32, 512 B) of 200 assets on 4 partitions, like the peers'.
 
     python -m tests.bench.workload BROKER PREFIX FRAMES [ASSETS] [RATE]     fill the topics, paced if RATE > 0
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from schemas import AssetBirth, TelemetryFrame
@@ -92,6 +92,19 @@ def fill(broker: str, prefix: str, n: int, assets: int = ASSETS, rate: float = 0
     producer.flush()
     print(f"produced {n} frames, {n / (time.time() - began):.0f} a second, latest group {late * 1e3:.1f} ms late",
           flush=True)
+
+
+def read(broker: str, topic: str) -> Iterator[tuple[int, bytes]]:
+    """Yield broker timestamp, ms, and value of every record that the topic has now."""
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": "bench-reader", "enable.auto.commit": False})
+    places = [TopicPartition(topic, i, 0) for i in range(PARTITIONS)]
+    left = sum(consumer.get_watermark_offsets(place)[1] for place in places)
+    consumer.assign(places)
+    while left > 0:
+        for record in consumer.consume(min(left, 10_000), 5.0):
+            left -= 1
+            yield record.timestamp()[1], record.value()
+    consumer.close()
 
 
 def _producer(broker: str, linger_ms: int = 20) -> Producer:
