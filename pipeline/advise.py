@@ -77,7 +77,8 @@ def silence(pool: Pool, slot: int, silent_ms: int, *, seq: int, since_ms: int, b
     birth = who.birth
     raised_ns = (since_ms + silent_ms) * NS_PER_MS
     if back_ms is None:
-        ident = alert_id(birth.site, who.asset, SILENT, birth.birth_id, seq)
+        # not by `seq`: a reordered frame ends a silence and leaves the largest number as it was
+        ident = alert_id(birth.site, who.asset, SILENT, birth.birth_id, since_ms)
         pool.table["quiet_id"][slot] = bytearray.fromhex(ident)
         why = (f"no frame for {silent_ms / 1000:g} s after frame {seq}; its open window is closed. "
                "Check the gateway, its network and the sensor's power")

@@ -98,12 +98,12 @@ class Flow:
         frames, rejects = acquire.decode(poll)
         if len(poll):
             part.now_ms = max(part.now_ms, int(poll.timestamps_ms.max()))
+        stop = self._admit_frames(part, poll, frames, now, step, whole=not rejects)
         for i, error, _ in rejects:
-            if poll.offsets[i] >= part.unassigned.need:
+            if poll.offsets[i] >= part.unassigned.need and (stop is None or i < stop):  # `rest` comes once more
                 part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
                 part.unassigned.dirty = True
                 step.effects.dead_letters.append(refuse.record(self.settings.topic, poll, i, error, None))
-        stop = self._admit_frames(part, poll, frames, now, step, whole=not rejects)
         part.position = poll.next_offset if stop is None else int(poll.offsets[stop])
         if stop is not None:
             step.rest = Poll(poll.partition, poll.offsets[stop:], poll.timestamps_ms[stop:], poll.values[stop:],

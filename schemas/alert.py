@@ -12,7 +12,7 @@ State = Literal["raised", "updated", "cleared"]
 def alert_id(site: str, asset: str, rule: str, birth_id: str, seq: int) -> str:
     """Return the pure id of an episode: the same after any replay, restart or move.
 
-    seq: that of the last frame of the first raising window (for rule `silent`: the last frame seen).
+    seq: that of the last frame of the first raising window (for rule `silent`: broker time of the last frame, ms).
     """
     text = "\x1f".join((site, asset, rule, birth_id, str(seq)))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
