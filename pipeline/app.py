@@ -126,7 +126,7 @@ class Runtime:
         publisher = Publisher(
             producer, settings.topics, backend=backend, stale_ms=round(settings.worker.stale_alert_s * 1000),
             on_acked=lambda made_ms: self.metrics.alert_seconds.observe(max(0.0, time.time() - made_ms / 1000)),
-            on_retry=lambda error: self.events.emit("degraded", why=f"publishing is tried again: {error!r}"))
+            on_retry=lambda topic, error: self.events.emit("degraded", why=f"{topic} is tried again: {error!r}"))
         threads = {name: EngineThread(engine, name) for name, engine in self.engines.items()}
         store = Store(cfg, settings.topics.name(STATE), settings.topics.name(TELEMETRY), settings.worker)
         self.worker = worker = Worker(settings, flow, threads, publisher, self.telemetry)

@@ -5,7 +5,6 @@ Sending never drops: what fails is sent again until it is acknowledged or the pr
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -57,20 +56,29 @@ def _rfc3339(t_ns: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{ns // NS_PER_MS:03d}Z"
 
 
+class _Lane:
+    """The queue of one topic: a topic that cannot be written to holds up itself and the checkpoint, no other topic."""
+
+    def __init__(self) -> None:
+        self.queue: deque[tuple[int, _Message]] = deque()
+        self.wake = asyncio.Event()
+
+
 class Publisher:
-    """Sends in order and counts what is not yet acknowledged. All calls are on the event loop's thread."""
+    """Sends in order per topic and counts what is not yet acknowledged. All calls are on the event loop's thread."""
 
     def __init__(self, producer: AIOKafkaProducer, topics: Topics, *, backend: str, stale_ms: int,
                  on_acked: Callable[[int], None] = lambda made_ms: None,
-                 on_retry: Callable[[BaseException], None] = lambda error: None) -> None:
-        self._producer, self._topics, self._backend, self._stale_ms = producer, topics, backend, stale_ms
+                 on_retry: Callable[[str, BaseException], None] = lambda topic, error: None) -> None:
+        """on_acked: hears the event time (Unix ms) of each acknowledged alert. on_retry: hears what is tried again."""
+        self._producer, self._backend, self._stale_ms = producer, backend, stale_ms
         self._on_acked, self._on_retry = on_acked, on_retry
-        self._queue: deque[tuple[int, _Message]] = deque()
+        self._names = {t.name: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
+        self._lanes = {name: _Lane() for name in self._names.values()}
         self._pending: dict[int, None] = {}  # sequence numbers not yet acknowledged, oldest first
         self._next = 0
-        self._wake, self._progress = asyncio.Event(), asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._names = {t.name: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
+        self._progress = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def pending(self) -> int:
@@ -78,14 +86,14 @@ class Publisher:
         return len(self._pending)
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._main(), name="publisher")
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run(lane), name=f"publish {name}") for name, lane in self._lanes.items()]
 
     async def stop(self) -> None:
         """End at once; what is not acknowledged is sent again by whoever restores the partition."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def send(self, effects: Effects) -> None:
         """Queue everything that a step wants published, in order."""
@@ -123,34 +131,36 @@ class Publisher:
             await self._progress.wait()
 
     def _put(self, topic: Topic, key: bytes, value: bytes, headers: Headers, made_ms: int = 0) -> None:
+        name = self._names[topic.name]
         self._pending[self._next] = None
-        self._queue.append((self._next, _Message(self._names[topic.name], key, value, headers, made_ms)))
+        self._lanes[name].queue.append((self._next, _Message(name, key, value, headers, made_ms)))
+        self._lanes[name].wake.set()
         self._next += 1
-        self._wake.set()
 
-    async def _main(self) -> None:
+    async def _run(self, lane: _Lane) -> None:
         while True:
-            while not self._queue:
-                self._wake.clear()
-                await self._wake.wait()
-            number, message = self._queue[0]
+            while not lane.queue:
+                lane.wake.clear()
+                await lane.wake.wait()
+            number, message = lane.queue[0]
             try:
                 sent = await self._producer.send(message.topic, message.value, message.key, headers=message.headers)
             except KafkaError as error:
-                self._on_retry(error)
+                self._on_retry(message.topic, error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._queue.popleft()
+            lane.queue.popleft()
             sent.add_done_callback(lambda done, n=number, m=message: self._done(n, m, done))
 
     def _done(self, number: int, message: _Message, done: "asyncio.Future[Any]") -> None:
-        error = None if done.cancelled() else done.exception()
         if done.cancelled():
             return  # the producer was stopped: nobody may take this message for acknowledged
+        error = done.exception()
         if error is not None:
-            self._on_retry(error)
-            self._queue.appendleft((number, message))
-            self._wake.set()
+            self._on_retry(message.topic, error)
+            lane = self._lanes[message.topic]
+            lane.queue.appendleft((number, message))
+            lane.wake.set()
             return
         self._pending.pop(number, None)
         self._progress.set()

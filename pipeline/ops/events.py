@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from prometheus_client import Counter, Histogram
 
 from pipeline.ops.health import HOLDS
 from pipeline.ops.limiter import Limiter
+from pipeline.ops.lines import structlog
 from pipeline.ops.metrics import SECONDS, Metrics
 from schemas import Alert, DeadLetter
 from schemas.topics import REASONS
@@ -36,6 +36,7 @@ class Event:
     """One kind of event. metric: a counter of its own with `labels`; every event is in kizashi_events_total besides.
 
     adds: field -> counter that it adds to. observes: field -> histogram of seconds. quiet_s: 0 = a line each time.
+    warns: values of the labels that make it a WARNING.
     """
 
     level: int
@@ -45,6 +46,7 @@ class Event:
     adds: dict[str, str] | None = None
     observes: dict[str, str] | None = None
     quiet_s: float = 0.0
+    warns: tuple[str, ...] = ()
 
 
 _DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
@@ -85,7 +87,9 @@ EVENTS: dict[str, Event] = {
     ),
     "checkpoint_failed": Event(_WARNING, "it will be tried again; nothing is lost", quiet_s=_QUIET_S),
     # holding on
-    "held": Event(_WARNING, "reading stands still on purpose for now", "kizashi_holds_total", ("hold",)),
+    "held": Event(
+        _INFO, "reading stands still on purpose for now", "kizashi_holds_total", ("hold",), warns=("publishing",)
+    ),
     "released": Event(_INFO, "reading goes on"),
     "broker_lost": Event(_WARNING, "no broker answers; nothing is lost, we wait"),
     "broker_back": Event(_INFO, "a broker answers again"),
@@ -114,7 +118,7 @@ EVENTS: dict[str, Event] = {
     "engine_warm": Event(_INFO, "a bundle is loaded, checked and warm"),
     "batch_split": Event(_WARNING, "a batch failed and is split to find the row", quiet_s=_QUIET_S),
     "engine_failed": Event(_ERROR, "the engine fails on everything; exit code 4"),
-    "degraded": Event(_WARNING, "the worker does less than configured; `why` says what"),
+    "degraded": Event(_WARNING, "the worker does less than configured; `why` says what", quiet_s=_QUIET_S),
 }
 
 
@@ -158,7 +162,8 @@ class Events:
                 self._histograms[metric].observe(fields[field])
         if not event.quiet_s:
             shown = {"count": count, **fields} if count != 1 else fields
-            self._log.log(event.level, name, **shown)
+            level = _WARNING if any(value in event.warns for value in labels.values()) else event.level
+            self._log.log(level, name, **shown)
             return
         key = "\0".join((name, *labels.values()))
         self._newest[key] = name, fields
