@@ -43,6 +43,7 @@ class Custody:
         self._kept: dict[int, tuple[Partition, str]] = {}  # released, with the id of their last manifest
         self._last: dict[int, Manifest] = {}
         self._state_bytes = 0
+        self._first: asyncio.Task[None] | None = None  # the loop keeps no reference of its own
 
     def unfinished(self) -> int:
         """Return how many records since the last manifests the next owner will process again."""
@@ -58,17 +59,22 @@ class Custody:
         self._telemetry.events.emit("partitions_assigned", partitions=numbers)
         committed = await self.consumer.committed(partitions)
         positions = {}
-        async with self._worker.admission:
-            await self._worker.drain()
-            for tp in sorted(partitions):
-                positions[tp] = await self._restore(tp, committed.get(tp))
+        try:
+            async with self._worker.admission:
+                await self._worker.drain()
+                for tp in sorted(partitions):
+                    positions[tp] = await self._restore(tp, committed.get(tp))
+        except BaseException:  # a new rebalance cancels us: nothing of this assignment may stay
+            for tp in partitions:
+                self._flow.drop(tp.partition)
+            raise
         self._kept.clear()
         self._telemetry.health.joined = True
         self._telemetry.release("restoring")
         self._telemetry.release("starting")
         fresh = [n for n in numbers if n not in self._last]
         if fresh:  # write down where they start, or a crash before the first checkpoint would start elsewhere
-            asyncio.get_running_loop().create_task(self.checkpoint(fresh))
+            self._first = asyncio.get_running_loop().create_task(self.checkpoint(fresh))
         return positions
 
     async def _restore(self, tp: TP, committed: Committed | None) -> int:
@@ -78,8 +84,8 @@ class Custody:
         manifest = checkpoint.decode_manifest(records["manifest"]) if "manifest" in records else None
         if manifest is not None and manifest.partitions != self._partitions:
             raise BrokerError(f"topic {self._topic} has {self._partitions} partitions, its checkpoints were "
-                              f"written for {manifest.partitions}. Assets live on other partitions now: use a new group.id, and "
-                              "start = a time, to begin anew")
+                              f"written for {manifest.partitions}. Assets live on other partitions now: use a new "
+                              "group.id, and start = a time, to begin anew")
         why = None
         if manifest is not None and manifest.offset > end:
             why = f"the checkpoint stands at offset {manifest.offset}, the log ends at {end}: the topic was re-created"

@@ -1,0 +1,147 @@
+"""What counts as acknowledged, and what happens to what fails."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaTimeoutError
+
+from pipeline import publish
+from pipeline.columns import Effects
+from pipeline.ops.settings import Topics
+from pipeline.publish import Publisher, alert_headers
+from schemas import Alert, DeadLetter
+
+
+def alert(n: int, **fields: Any) -> Alert:
+    return Alert(**{"alert_id": f"{n:024x}", "revision": 1, "state": "raised", "active": True, "site": "s",
+                    "asset": "a",
+                    "asset_class": "pump", "rule": "r", "severity": "low", "criticality": "B", "annunciate": True,
+                    "t_first": 0, "t_last": 10**18, "t_raised": 0, "score": 1.0, "threshold": 1.0, "why": "",
+                    "birth_id": "0" * 16, "seq": n, "model": "m@1.0.0", **fields})
+
+
+def letter(n: int) -> DeadLetter:
+    return DeadLetter(reason="empty", detail="", stage="acquire", topic="t", partition=0, offset=n, timestamp_ms=0,
+                      length=0, sha256="")
+
+
+class Broker:
+    """A producer whose acknowledgements the test gives. fails: topics whose next send is refused."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes, asyncio.Future[None]]] = []
+        self.fails: list[str] = []
+
+    async def send(self, topic: str, value: bytes, key: bytes, **options: Any) -> Any:
+        if topic in self.fails:
+            self.fails.remove(topic)
+            raise KafkaTimeoutError
+        future = asyncio.get_running_loop().create_future()
+        self.sent.append((topic, key, future))
+        return future
+
+    def topic(self, name: str) -> list[asyncio.Future[None]]:
+        return [f for t, _, f in self.sent if t == name]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "RETRY_S", 0.0)
+
+
+def run(test: Any) -> None:
+    async def main() -> None:
+        broker = Broker()
+        heard: list[str] = []
+        publisher = Publisher(broker, Topics(), backend="onnx_cpu", stale_ms=1000,  # type: ignore[arg-type]
+                              on_retry=lambda topic, error: heard.append(topic))
+        publisher.start()
+        await test(broker, publisher, heard)
+        await publisher.stop()
+
+    asyncio.run(main())
+
+
+def test_acknowledged_waits_for_everything_before_the_mark_and_nothing_after_it() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        publisher.send(Effects(alerts=[alert(1)], dead_letters=[letter(1)]))
+        waiting = asyncio.ensure_future(publisher.acknowledged(publisher.mark()))
+        publisher.send(Effects(alerts=[alert(2)]))
+        await settle()
+        for future in (*broker.topic("kizashi.alert.v1")[:1], *broker.topic("kizashi.alert.state.v1")[:1]):
+            future.set_result(None)
+        await settle()
+        assert not waiting.done()
+        broker.topic("kizashi.deadletter.v1")[0].set_result(None)
+        await settle()
+        assert waiting.done() and publisher.pending == 2
+
+    run(test)
+
+
+def test_a_message_is_sent_again_until_it_is_acknowledged() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        broker.fails = ["kizashi.deadletter.v1"]
+        publisher.send(Effects(dead_letters=[letter(1)]))
+        await settle()
+        broker.topic("kizashi.deadletter.v1")[0].set_exception(KafkaTimeoutError())
+        await settle()
+        assert publisher.pending == 1 and heard == ["kizashi.deadletter.v1"] * 2
+        broker.topic("kizashi.deadletter.v1")[1].set_result(None)
+        await settle()
+        assert publisher.pending == 0
+
+    run(test)
+
+
+def test_an_unreachable_topic_holds_up_no_other() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        broker.fails = ["kizashi.deadletter.v1"] * 10**6
+        publisher.send(Effects(dead_letters=[letter(1)], alerts=[alert(1)]))
+        await settle()
+        for future in broker.topic("kizashi.alert.v1") + broker.topic("kizashi.alert.state.v1"):
+            future.set_result(None)
+        await settle()
+        assert publisher.pending == 1 and len(broker.topic("kizashi.alert.v1")) == 1
+
+    run(test)
+
+
+def test_a_stopped_producers_cancelled_sends_are_not_acknowledged() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        publisher.send(Effects(dead_letters=[letter(1)]))
+        await settle()
+        broker.topic("kizashi.deadletter.v1")[0].cancel()
+        await settle()
+        assert publisher.pending == 1
+
+    run(test)
+
+
+def test_write_sends_only_what_failed_again() -> None:
+    async def main() -> None:
+        broker, retries = Broker(), list[BaseException]()
+        task = asyncio.ensure_future(publish.write(  # type: ignore[arg-type]
+            broker, "state", 3, [(b"a", b"1"), (b"b", b"2")], retries.append))
+        await settle()
+        broker.sent[0][2].set_result(None)
+        broker.sent[1][2].set_exception(KafkaTimeoutError())
+        await settle()
+        assert [key for _, key, _ in broker.sent] == [b"a", b"b", b"b"] and len(retries) == 1
+        broker.sent[2][2].set_result(None)
+        await task
+
+    asyncio.run(main())
+
+
+def test_headers_say_stale_by_the_workers_clock_while_the_value_stays_the_same() -> None:
+    fresh = dict(alert_headers(alert(1), "onnx_cpu", 10**12, 1000))
+    old = dict(alert_headers(alert(1), "onnx_cpu", 10**12 + 2000, 1000))
+    assert (fresh["kizashi_annunciate"], old["kizashi_annunciate"]) == (b"1", b"0")
+    assert fresh["ce_id"] == f"{1:024x}.1".encode() and fresh["ce_time"] == b"2001-09-09T01:46:40.000Z"
