@@ -128,7 +128,8 @@ class Runtime:
             on_acked=lambda made_ms: self.metrics.alert_seconds.observe(max(0.0, time.time() - made_ms / 1000)),
             on_retry=lambda topic, error: self.events.emit("degraded", why=f"{topic} is tried again: {error!r}"))
         threads = {name: EngineThread(engine, name) for name, engine in self.engines.items()}
-        store = Store(cfg, settings.topics.name(STATE), settings.topics.name(TELEMETRY), settings.worker)
+        store = Store(cfg, settings.topics.name(STATE), settings.topics.name(TELEMETRY), settings.worker,
+                      lambda error: self.events.emit("degraded", why=f"restoring is tried again: {error}"))
         self.worker = worker = Worker(settings, flow, threads, publisher, self.telemetry)
         self.custody = custody = Custody(settings, flow, worker, publisher, state_producer, store, partitions,
                                          self.telemetry)
