@@ -200,18 +200,18 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
         record = _decode_unassigned(records[UNASSIGNED])
         entry = manifest.entries.get(UNASSIGNED, [-1])[0] if manifest else -1
         un.through, un.counts = record.through, np.frombuffer(record.counts, np.int64).copy()
-        un.need = start if record.through == entry else record.through
+        un.need = max(start, un.through) if un.through == entry else un.through
         for w in record.waiting:
             un.waiting[w.asset, w.birth_id, w.historical] = Waiting(
                 w.asset, w.birth_id, w.historical, [(o, t, v) for o, t, v in w.frames], w.leave, w.hold)
     else:
         un.need = start if manifest else 0
     _settle_moves(part)
-    needs = [start] if manifest else []
-    needs += [n for pool in part.order for n, t in zip(pool.need, pool.through, strict=True) if t >= 0]
+    # `start` without a manifest too: a first checkpoint that was half written lacks the blocks that were not
+    needs = [start, *(n for pool in part.order for n, t in zip(pool.need, pool.through, strict=True) if t >= 0)]
     needs += [un.need] if UNASSIGNED in records else []
-    done.position = part.position = min(needs, default=first_offset)
-    part.replay_until = max(needs, default=0)
+    done.position = part.position = min(needs)
+    part.replay_until = max(needs)
     return done
 
 
@@ -235,7 +235,8 @@ def _restore_pool(part: Partition, name: str, blocks: Iterable[BlockRecord], man
             pool.add_block(through=-1, need=0)
             pool.free += range(at + pool.block_slots - 1, at - 1, -1)
         named = entries[b.block] if b.block < len(entries) else -1
-        pool.through[b.block], pool.need[b.block] = b.through, offset if b.through == named else b.through
+        # a checkpoint during a replay names blocks that are ahead of it
+        pool.through[b.block], pool.need[b.block] = b.through, max(offset, b.through) if b.through == named else b.through
         pool.retired[b.block] = np.frombuffer(b.retired, np.int64).copy()
         _load_block(part, pool, b, share)
     taken = {slot for slot, _ in pool.seated()}
