@@ -31,20 +31,22 @@ def raises(address: str, prefix: str) -> np.ndarray:
     return np.array(found).reshape(-1, 2)
 
 
-def measure(address: str) -> np.ndarray:
-    """Run worker and producer once; return the latencies after the warm-up, ms."""
+def measure(address: str) -> tuple[np.ndarray, float]:
+    """Run worker and producer once; return the latencies after the warm-up, ms, and the worker's CPU us a frame."""
     prefix = workload.fresh_prefix()
     workload.create(address, prefix)
     with bundles("null", LIMITS["null"]) as sets:
         worker = WorkerProcess(address, prefix, prefix + "group", sets)
         try:
             worker.ready()
+            before = worker.cpu_s()
             print(rig.run_child("tests.bench.workload", address, prefix, RATE * SECONDS, workload.ASSETS, RATE), end="")
+            cpu_us = (worker.cpu_s() - before) * 1e6 / (RATE * SECONDS)
         finally:
             worker.stop()
     produced, appended = raises(address, prefix).T
     workload.remove(address, prefix)
-    return (appended - produced)[produced > produced.min() + WARM_S * 1000]
+    return (appended - produced)[produced > produced.min() + WARM_S * 1000], cpu_us
 
 
 def main() -> int:
@@ -52,10 +54,10 @@ def main() -> int:
     worst, middle = [], []
     with rig.broker() as address:
         for i in range(rig.rounds(3)):
-            late = measure(address)
+            late, cpu_us = measure(address)
             p50, p90, p99 = np.percentile(late, [50, 90, 99])
             print(f"round {i + 1}: raises={len(late)} p50={p50:.1f} p90={p90:.1f} p99={p99:.1f} "
-                  f"max={late.max():.1f} ms", flush=True)
+                  f"max={late.max():.1f} ms, worker {cpu_us:.0f} us a frame", flush=True)
             worst.append(float(p99))
             middle.append(float(p50))
     return report.judge([Bar(f"frame produced to alert appended, p99 (p50 {report.median(middle):.1f})",

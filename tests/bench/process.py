@@ -1,6 +1,7 @@
 """A worker as its own process, `kizashi run`, and what its log says."""
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -37,6 +38,11 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def cpu_s(self) -> float:
+        """Return user + system seconds that the worker has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _read(self) -> None:
         assert self._process.stderr is not None
