@@ -104,11 +104,11 @@ class Schedule:
 
 async def publish_plant(
     plant: Plant, publisher: Publisher, schedule: Schedule, until: asyncio.Event, *, rounds: int | None = None,
-    sent: Callable[[int, float], None] = lambda seq, now: None,
+    sending: Callable[[int, float], None] = lambda seq, now: None,
 ) -> None:
     """Publish the plant's births, then a frame of every asset each frame period until `until` is set.
 
-    rounds: how many periods, None for ever. sent: called with seq and the event loop's time after each of them.
+    rounds: how many periods, None for ever. sending: called with seq and the event loop's time before each of them.
     """
     loop = asyncio.get_running_loop()
     for birth in plant.births:
@@ -121,6 +121,6 @@ async def publish_plant(
                 await asyncio.wait_for(until.wait(), wait)
         if until.is_set():
             return
+        sending(seq, loop.time())
         for frame in frames:
             await publisher.frame(frame)
-        sent(seq, loop.time())

@@ -1,0 +1,149 @@
+"""The demo on a terminal: a live picture by rich, or plain lines where nobody looks at a terminal."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.plant.demoscene import AssetState, Scene, quantiles_ms
+from schemas import Alert
+
+#: Colour and mark, so that the picture also reads without colours.
+_LOOK: dict[AssetState, tuple[str, str, str]] = {
+    "calibrating": ("dim", "·", "calibrating"), "normal": ("green", "■", "normal"),
+    "over": ("yellow", "▲", "over the limit"), "alert": ("bold red", "✖", "alert"),
+}
+_SEVERITY = {"low": "yellow", "medium": "dark_orange", "high": "red", "critical": "bold red"}
+_NEWEST = 6  # alerts shown: with everything else 20 lines, so that a terminal of 24 holds it
+#: How often a plain line says where things stand; alerts get their lines at once.
+_LINE_EVERY_S = 5.0
+_REFRESH_HZ = 4
+
+
+class View(Protocol):
+    """Shows a scene while the context lasts."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+    def update(self, phase: str, now: float) -> None:
+        """Show what has changed. phase: what the demo is doing; now: seconds of the scene's clock."""
+
+
+def view_for(console: Console, scene: Scene, title: str, begin: float, seconds: float) -> View:
+    """Choose the live picture for a terminal, plain lines for anything else."""
+    make: Callable[..., View] = LiveView if console.is_terminal else PlainView
+    return make(console, scene, title, begin, seconds)
+
+
+class LiveView:
+    """A picture that is drawn over and over, and gone at the end: the verdict follows below."""
+
+    def __init__(self, console: Console, scene: Scene, title: str, begin: float, seconds: float) -> None:
+        self._scene, self._title, self._begin, self._seconds = scene, title, begin, seconds
+        self._live = Live(console=console, refresh_per_second=_REFRESH_HZ, transient=True)
+        self._drawn = float("-inf")
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, phase: str, now: float) -> None:
+        if now - self._drawn >= 1 / _REFRESH_HZ:
+            self._drawn = now
+            self._live.update(picture(self._scene, self._title, phase, now - self._begin, self._seconds, now))
+
+
+class PlainView:
+    """One line every few seconds, and one per alert."""
+
+    def __init__(self, console: Console, scene: Scene, title: str, begin: float, seconds: float) -> None:
+        self._console, self._scene, self._title, self._begin = console, scene, title, begin
+        self._said = float("-inf")
+        self._phase, self._alerts = "", 0
+
+    def __enter__(self) -> Self:
+        self._say(self._title)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        return
+
+    def update(self, phase: str, now: float) -> None:
+        for alert in self._scene.alerts[self._alerts:]:
+            self._say(f"{now - self._begin:5.1f} s  {alert_text(alert).plain}")
+        self._alerts = len(self._scene.alerts)
+        if phase != self._phase or now - self._said >= _LINE_EVERY_S:
+            self._phase, self._said = phase, now
+            line = f"{figures(self._scene, now).plain}   {states(self._scene).plain}"
+            self._say(f"{now - self._begin:5.1f} s  {phase}: {line}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def figures(scene: Scene, now: float) -> Text:
+    """Return the line of figures: rate and latencies."""
+    parts = [f"{scene.frames_per_s(now):,.0f} frames/s"]
+    for what, seconds in (("score", scene.score_s), ("alert", scene.alert_s)):
+        found = quantiles_ms(seconds)
+        parts.append(f"frame to {what} p50 {found[0]:.0f} p99 {found[1]:.0f} ms" if found else f"frame to {what} -")
+    return Text("   ".join(parts))
+
+
+def states(scene: Scene) -> Text:
+    """Return the line of assets by state."""
+    text = Text()
+    for state, (style, mark, name) in _LOOK.items():
+        if scene.count(state):
+            text.append(f"{mark} {scene.count(state)} {name}   ", style)
+    text.rstrip()
+    return text
+
+
+def alert_text(alert: Alert) -> Text:
+    """Return an alert as one line: time, transition, severity, asset, why."""
+    clock = datetime.fromtimestamp(alert.t_last // 10**9, UTC)
+    text = Text(f"{clock:%H:%M:%S} {alert.state:<7} ")
+    text.append(f"{alert.severity:<8} ", "green" if alert.state == "cleared" else _SEVERITY[alert.severity])
+    text.append(f"{alert.asset}  {alert.why}")
+    return text
+
+
+def picture(scene: Scene, title: str, phase: str, elapsed_s: float, seconds: float, now: float) -> RenderableType:
+    """Draw the whole scene."""
+    grid = Table.grid(padding=(0, 2))
+    cells = []
+    for asset in scene.assets:
+        style, mark, _ = _LOOK[scene.states[asset]]
+        cells.append(Text(f"{mark} {asset.rpartition('/')[2]}", style))
+    for k in range(0, len(cells), 6):
+        grid.add_row(*cells[k:k + 6])
+    newest = [alert_text(a) for a in reversed(scene.alerts[-_NEWEST:])]
+    for line in newest:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    newest += [Text("")] * (_NEWEST - len(newest)) if newest else [Text("none yet", "dim"), *[Text("")] * (_NEWEST - 1)]
+    filled = round(40 * min(1.0, elapsed_s / seconds))
+    clock = f"  {min(elapsed_s, seconds):.0f} of {seconds:.0f} s  "
+    progress = Text.assemble(("━" * filled, "cyan"), ("━" * (40 - filled), "dim"), clock, (phase, "cyan"))
+    gap = Text("")
+    body = Group(
+        progress, gap, figures(scene, now), states(scene), gap, grid, gap, Text("newest alerts", "bold"), *newest,
+    )
+    return Panel(body, title=title, title_align="left", border_style="cyan")
