@@ -75,6 +75,9 @@ def bind(app: Any, owner: PartitionOwner, options: TransportOptions | None = Non
     transport.owner, transport.options = owner, options or transport.options
     app.on_before_shutdown.connect(_release_at_shutdown, weak=False)
     app.tables.sleep = _wait_for_tables(app.tables)
+    # Faust makes folders for tables in the working directory, which may be read-only; without tables none are needed.
+    create_directories = app._create_directories
+    app._create_directories = lambda: create_directories() if app.tables else None
 
 
 def _wait_for_tables(tables: Any) -> Any:
