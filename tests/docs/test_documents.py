@@ -10,6 +10,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 from pipeline.cli.main import app, main
+from pipeline.ops.config import load_settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(ROOT.glob("*.md"))
@@ -49,6 +50,15 @@ def test_python_blocks_of_a_document_run_in_order(document, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)  # a block that writes a file writes it here
     for example in Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(document).examples():
         example.evaluate()
+
+
+@by_name
+def test_configuration_shown_in_a_document_is_accepted(document, tmp_path):
+    for language, body in FENCE.findall(document.read_text()):
+        if language == "toml" and re.search(r"^\[(broker|group|worker|topics|engine)\]", body, re.M):
+            (tmp_path / "named.pem").touch()  # stands for every file that the plant has and we have not
+            (tmp_path / "kizashi.toml").write_text(re.sub(r'(_file = )".*?"', rf'\1"{tmp_path}/named.pem"', body))
+            load_settings(tmp_path / "kizashi.toml", {}, {"KIZASHI_BROKER__PASSWORD": "from the environment"})
 
 
 @by_name
