@@ -13,6 +13,8 @@ class BirthBook:
     """Births by (asset, birth_id). Equal channel lists are shared: a fleet of 10,000 equal pumps holds one."""
 
     births: dict[tuple[str, str], AssetBirth] = field(default_factory=dict)
+    #: obeyed by each partition once it is past what the log held when we took it over: a replay needs the birth
+    retired: set[tuple[str, str]] = field(default_factory=set)
     _channels: dict[tuple[Channel, ...], tuple[Channel, ...]] = field(default_factory=dict)
 
     def get(self, asset: str, birth_id: str) -> AssetBirth | None:
@@ -28,10 +30,11 @@ class BirthBook:
 
     def add(self, birth: AssetBirth) -> AssetBirth:
         birth = self.births[birth.asset, birth.birth_id] = self.share(birth)
+        self.retired.discard((birth.asset, birth.birth_id))
         return birth
 
-    def remove(self, asset: str, birth_id: str) -> AssetBirth | None:
-        return self.births.pop((asset, birth_id), None)
+    def retire(self, asset: str, birth_id: str) -> None:
+        self.retired.add((asset, birth_id))
 
 
 def read_birth(key: bytes | None, value: bytes) -> AssetBirth:

@@ -211,7 +211,8 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
     needs = [start, *(n for pool in part.order for n, t in zip(pool.need, pool.through, strict=True) if t >= 0)]
     needs += [un.need] if UNASSIGNED in records else []
     done.position = part.position = min(needs)
-    part.replay_until = max(needs)
+    holds = [int(pool.table["hold"].max(initial=0)) for pool in part.order]
+    part.replay_until = max(needs + holds)
     return done
 
 
@@ -276,7 +277,8 @@ def _settle_moves(part: Partition) -> None:
     """Mend what a half-written checkpoint tore apart: replay makes the move once more.
 
     An asset whose old slot is from before its move, but whose new slot is from after it, lives in the old one (replay
-    starts there). Frames that left the waiting block for a slot that was not written wait again.
+    starts there). Frames that left the waiting block for a slot that was not written wait again; those that a slot
+    holds already no longer wait.
     """
     seats = sorted(((who.birth.start_ns, who.asset, pool, slot) for pool in part.order for slot, who in pool.seated()
                     if pool.table["leave"][slot] < 0 and not who.historical), key=lambda s: s[:2])
@@ -290,7 +292,12 @@ def _settle_moves(part: Partition) -> None:
         who = pool.slots[slot]
         if who is not None:
             part.current[asset, False] = (asset, who.birth.birth_id, False)
-    for entry in part.unassigned.waiting.values():
-        if entry.leave >= 0 and (entry.asset, entry.birth_id, entry.historical) not in part.directory:
-            part.unassigned.counts[RECEIVED] += len(entry.frames)
-            entry.hold, entry.leave = entry.leave, -1
+    un = part.unassigned
+    for entry in un.waiting.values():
+        seated = (entry.asset, entry.birth_id, entry.historical) in part.directory
+        if entry.leave >= 0 and not seated:
+            un.counts[RECEIVED] += len(entry.frames)
+            entry.hold, entry.leave = max(entry.hold, entry.leave), -1
+        elif entry.leave < 0 and seated and entry.frames:  # the slot was written after they moved there, this before
+            un.counts[RECEIVED] -= len(entry.frames)
+            entry.frames, un.dirty = [], True

@@ -109,7 +109,7 @@ class Custody:
             position = part.position = first
         if manifest is not None:
             self._last[tp.partition] = manifest
-        self._worker.run(self._flow.adopt(part, time.monotonic()))
+        self._worker.run(self._flow.adopt(part, time.monotonic(), end))
         self._republish(part)
         self._telemetry.events.emit("restore_done", partition=tp.partition, position=position, assets=part.assets,
                           seconds=round(time.monotonic() - start, 3))
@@ -183,6 +183,7 @@ class Custody:
                 self._worker.frames = 0
                 snaps, written = [], list[int]()
                 for number in numbers:
+                    self._worker.run(self._flow.obey_tombstones(number))
                     part, known = self._flow.partitions.get(number), self._last.get(number)
                     if part is not None and (known is None or known.offset != part.position or _dirty(part)):
                         snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))

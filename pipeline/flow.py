@@ -77,9 +77,14 @@ class Flow:
     def bundle_of(self, batch: Batch) -> Bundle:
         return self._bundle_of[batch.key]
 
-    def adopt(self, part: Partition, now: float) -> Step:
-        """Take over a partition; frames that waited for a birth which has come since are released at once."""
+    def adopt(self, part: Partition, now: float, end: int = 0) -> Step:
+        """Take over a partition; frames that waited for a birth which has come since are released at once.
+
+        end: of the log now. Until it is reached, births that were retired meanwhile still hold: a predecessor may have
+        published alerts of their frames, which must be found again to be cleared.
+        """
         self.partitions[part.number] = part
+        part.fresh_from, part.retiring = end, bool(self.births.retired)
         step = Step()
         for entry in list(part.unassigned.waiting.values()):
             if entry.leave < 0 and entry.frames and self.births.get(entry.asset, entry.birth_id) is not None:
@@ -132,7 +137,8 @@ class Flow:
             at = np.flatnonzero(numbers == number)
             slots = codes[at] & 0xFFFFFFFF
             if part.position < part.replay_until:  # skip what the slots' blocks hold already
-                fresh = poll.offsets[index[at]] >= np.asarray(pool.need)[slots // pool.block_slots]
+                need = np.maximum(np.asarray(pool.need)[slots // pool.block_slots], pool.table["hold"][slots])
+                fresh = poll.offsets[index[at]] >= need
                 at, slots = at[fresh], slots[fresh]
             if len(at):
                 self._apply(part, pool, slots, index[at], cast("list[TelemetryFrame]", frames), poll, now, step)
@@ -158,6 +164,8 @@ class Flow:
                     code = self.seats.stranger(part, frame, offset, ts_ms, poll.values[i] or b"", first=k == 0,
                                                farewell=farewell)
                 except Rejected as error:
+                    if offset < part.unassigned.need:
+                        continue  # counted before
                     part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
                     self.seats.remember(part, key, offset)
                     effects.dead_letters.append(refuse.record(self.settings.topic, poll, i, error, frame.asset))
@@ -233,7 +241,7 @@ class Flow:
 
     def release(self, part: Partition, entry: Waiting, now: float, step: Step) -> None:
         """Admit frames that waited. They stay in the waiting block, marked as left, until their slot is durable."""
-        frames, entry.hold = entry.frames, 0
+        frames, hold, entry.hold = entry.frames, max(entry.hold, part.position), 0
         part.unassigned.counts[RECEIVED] -= len(frames)
         part.unassigned.dirty = True
         poll = Poll(part.number, np.array([f[0] for f in frames]), np.array([f[1] for f in frames]),
@@ -242,20 +250,33 @@ class Flow:
         decoded, _ = acquire.decode(poll)
         entry.leave = position
         self._admit_frames(part, poll, decoded, now, step, whole=True)
-        part.position, part.replay_until, entry.hold = position, replay_until, position
+        code = part.directory.get((entry.asset, entry.birth_id, entry.historical))
+        if code is not None:  # in a replay the slot must not take once more what comes again below `hold`
+            pool, slot = part.pool_at(code)
+            pool.table["hold"][slot], replay_until = hold, max(replay_until, hold)
+        part.position, part.replay_until, entry.hold = position, replay_until, hold
 
     def retire(self, asset: str, birth_id: str) -> Step:
         """Obey a tombstone: the asset's slot is given up, its open alerts are cleared. Settle everything before."""
-        self.births.remove(asset, birth_id)
+        self.births.retire(asset, birth_id)
         step = Step()
         for part in self.partitions.values():
-            for historical in (False, True):
-                code = part.directory.get((asset, birth_id, historical))
-                if code is None:
-                    continue
-                pool, slot = part.pool_at(code)
-                self._end_birth(pool, slot, part.now_ms, True, step.effects)
-                self.seats.depart(part, pool, slot, part.position)
+            part.retiring = True
+            step.effects.extend(self.obey_tombstones(part.number).effects)
+        return step
+
+    def obey_tombstones(self, number: int) -> Step:
+        """Give up the slots of retired assets once the partition is past its replay. Nothing of it may be in flight."""
+        step, part = Step(), self.partitions.get(number)
+        if part is None or not part.retiring or part.position < part.fresh_from:
+            return step
+        part.retiring = False
+        for pool in part.order:
+            for slot, who in list(pool.seated()):
+                if (who.asset, who.birth.birth_id) in self.births.retired and pool.table["leave"][slot] < 0:
+                    # by the asset's own time: when the tombstone came is not written in the log
+                    self._end_birth(pool, slot, int(pool.table["last_ts_ms"][slot]), True, step.effects)
+                    self.seats.depart(part, pool, slot, part.position)
         return step
 
     def _end_birth(self, pool: Pool, slot: int, ts_ms: int, leaves: bool, effects: Effects) -> None:

@@ -84,9 +84,14 @@ class Seating:
         if (waiting is not None and offset < waiting.hold) or offset < part.left.get(key, -1):
             return HELD
         birth = self.births.get(frame.asset, frame.birth_id)
+        if birth is None and offset < part.unassigned.need:
+            return HELD  # it waited, and was given up
         if birth is None:
             self._wait(part, key, offset, ts_ms, value)
             return WAITS
+        if offset >= part.fresh_from and (frame.asset, frame.birth_id) in self.births.retired:
+            raise Rejected("unknown_birth", f"birth {frame.birth_id} of asset {frame.asset} was retired by a tombstone. "
+                           "Publish the birth again if the asset is back, then replay the dead letters")
         current = None if frame.historical else part.current.get((frame.asset, False))
         if current is None:
             return self._seat(part, key, birth, offset)

@@ -73,9 +73,11 @@ class Table:
                 self._arrays[column.name][slot] = column.fill
 
 
-#: What `acquire` knows of a slot. seen: bit i set when sequence number last_seq - i has come.
+#: What `acquire` knows of a slot. seen: bit i set when sequence number last_seq - i has come. leave: offset at which the
+#: asset left the slot. hold: the slot has its frames below this offset, because they waited for the birth together.
 ACQUIRE_COLUMNS = (
     Column("last_seq", "i8", fill=-1), Column("seen", "u8"), Column("last_ts_ms", "i8"), Column("leave", "i8", fill=-1),
+    Column("hold", "i8"),
     Column("historical", "u1"), Column("counts", "i8", (len(COUNTERS),)),
     Column("period_ns", "f8", persist=False),
 )
@@ -221,6 +223,8 @@ class Partition:
         self.unassigned = Unassigned()
         self.now_ms = 0  # the largest broker timestamp read
         self.replay_until = 0  # below it some block already holds some frames
+        self.fresh_from = 0  # end of the log when we took over: a predecessor may have published what comes before
+        self.retiring = False  # a tombstone is to be obeyed once `fresh_from` is reached
         self.assets = 0
         self.checkpoints = 0
         self.unsettled = 0  # rows handed to the batcher and not yet settled

@@ -1,0 +1,1 @@
+"""Faults on purpose, and an oracle that says what they may not change."""
