@@ -236,8 +236,9 @@ def _restore_pool(part: Partition, name: str, blocks: Iterable[BlockRecord], man
             pool.add_block(through=-1, need=0)
             pool.free += range(at + pool.block_slots - 1, at - 1, -1)
         named = entries[b.block] if b.block < len(entries) else -1
+        pool.through[b.block] = b.through
         # a checkpoint during a replay names blocks that are ahead of it
-        pool.through[b.block], pool.need[b.block] = b.through, max(offset, b.through) if b.through == named else b.through
+        pool.need[b.block] = max(offset, b.through) if b.through == named else b.through
         pool.retired[b.block] = np.frombuffer(b.retired, np.int64).copy()
         _load_block(part, pool, b, share)
     taken = {slot for slot, _ in pool.seated()}

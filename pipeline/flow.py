@@ -280,7 +280,7 @@ class Flow:
         return step
 
     def _end_birth(self, pool: Pool, slot: int, ts_ms: int, leaves: bool, effects: Effects) -> None:
-        """Say what is due under the old birth at broker time `ts_ms`; an asset that leaves its slot has no open alerts."""
+        """Say what is due under the old birth at broker time `ts_ms`; who leaves its slot has no open alerts."""
         table = pool.table
         if table["historical"][slot]:
             return
@@ -302,7 +302,8 @@ class Flow:
                 stale_ms=self.settings.stale_ms, contributions=None, z=None))
         if pool.table["quiet"][slot]:
             self._say(pool, slot, effects, advise.silence(
-                pool, slot, self.settings.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]), back_ms=ts_ms))
+                pool, slot, self.settings.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]),
+                back_ms=ts_ms))
             pool.table["quiet"][slot] = pool.table["quiet_since_ms"][slot] = 0
 
     @staticmethod

@@ -90,8 +90,8 @@ class Seating:
             self._wait(part, key, offset, ts_ms, value)
             return WAITS
         if offset >= part.fresh_from and (frame.asset, frame.birth_id) in self.births.retired:
-            raise Rejected("unknown_birth", f"birth {frame.birth_id} of asset {frame.asset} was retired by a tombstone. "
-                           "Publish the birth again if the asset is back, then replay the dead letters")
+            raise Rejected("unknown_birth", f"birth {frame.birth_id} of asset {frame.asset} was retired by a tombstone."
+                           " Publish the birth again if the asset is back, then replay the dead letters")
         current = None if frame.historical else part.current.get((frame.asset, False))
         if current is None:
             return self._seat(part, key, birth, offset)

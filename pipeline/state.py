@@ -73,8 +73,8 @@ class Table:
                 self._arrays[column.name][slot] = column.fill
 
 
-#: What `acquire` knows of a slot. seen: bit i set when sequence number last_seq - i has come. leave: offset at which the
-#: asset left the slot. hold: the slot has its frames below this offset, because they waited for the birth together.
+#: What `acquire` knows of a slot. seen: bit i set when sequence number last_seq - i has come. leave: offset at which
+#: the asset left the slot. hold: the slot has its frames below this offset, because they waited for the birth together.
 ACQUIRE_COLUMNS = (
     Column("last_seq", "i8", fill=-1), Column("seen", "u8"), Column("last_ts_ms", "i8"), Column("leave", "i8", fill=-1),
     Column("hold", "i8"),
