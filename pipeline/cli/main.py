@@ -44,6 +44,7 @@ COMMANDS = {
     "run": Entry("pipeline.cli.run", "Run the worker: frames from the broker, alerts back to it."),
     "demo": Entry("pipeline.cli.demo", "Broker, simulated plant, worker and live view in one terminal, in a minute."),
     "doctor": Entry("pipeline.cli.doctor", "Say what is wrong with broker, topics, clock, disk, engine; and the fix."),
+    "settings": Entry("pipeline.cli.settings", "Print all settings with units, ranges and reasons, as a file."),
     "topics": Entry("pipeline.cli.topics", "Compare the broker's topics with what Kizashi needs, and create them."),
     "tail": Entry("pipeline.cli.tail", "Show alerts, dead letters or assets, readable."),
     "deadletters": Entry("pipeline.cli.deadletters", "Send dead letters back to their topic as historical frames."),

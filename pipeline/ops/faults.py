@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
@@ -35,14 +36,14 @@ def explain(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f": is missing; set it to the {info.description if info else 'value'}"
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f" = {error['input']!r}: must be a table of keys; write it as [{dotted(loc)}]"
+        # Not what it is instead: broken JSON for [broker] may hold the password.
+        kind = _kind(error["input"])
+        return f": must be a table of keys, is {kind}; write it as [{dotted(loc)}], in a variable as JSON"
     if info is None or loc == ("routes",):
         return f" = {error['input']!r}: must be a list of at least one {{match = {{...}}, bundle = \"NAME\"}}"
-    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-    unit = f" {extra['unit']}" if extra.get("unit") else ""
     value = "(hidden)" if _is_secret(info) else repr(error["input"])
-    default = "" if info.is_required() else f", or leave it out for the default {_shown(info.default)}{unit}"
-    return f" = {value}{unit}: {_what(error)}; allowed: {_allowed(info, extra)}. Change it{default}"
+    default = "" if info.is_required() else f", or leave it out for the default {_shown(info.default)}{unit(info)}"
+    return f" = {value}{unit(info)}: {_what(error)}; allowed: {allowed(info)}. Change it{default}"
 
 
 def _what(error: Mapping[str, Any]) -> str:
@@ -56,19 +57,36 @@ def _what(error: Mapping[str, Any]) -> str:
     return words.get(kind, text[:1].lower() + text[1:])
 
 
-def _allowed(info: FieldInfo, extra: dict[str, Any]) -> str:
-    if extra.get("allowed"):
-        return str(extra["allowed"])
+def unit(info: FieldInfo) -> str:
+    """Return a key's unit with a space before it, or nothing."""
+    text = _extra(info, "unit")
+    return f" {text}" if text else ""
+
+
+def allowed(info: FieldInfo) -> str:
+    """Return what a key may be, in words."""
+    if text := _extra(info, "allowed"):
+        return text
     choices = [choice for part in _parts(info.annotation) if get_origin(part) is Literal for choice in get_args(part)]
     if choices:
         return ", ".join(map(repr, choices))
     low, high = _bound(info, ge="", gt="above "), _bound(info, le="", lt="below ")
-    unit = f" {extra['unit']}" if extra.get("unit") else ""
-    kind = next((name for type_, name in _KINDS if type_ in _parts(info.annotation)), "a text")
-    return f"{kind} from {low} to {high}{unit}" if low and high else kind
+    kind = next((name for type_, name in _KINDS.items() if type_ in _parts(info.annotation)), "a text")
+    return f"{kind} from {low} to {high}{unit(info)}" if low and high else kind
 
 
-_KINDS = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (SecretStr, "a text"))
+_KINDS: dict[type, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", Path: "a path", SecretStr: "a text", str: "a text",
+    list: "a list",
+}
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _extra(info: FieldInfo, name: str) -> str:
+    return str(info.json_schema_extra.get(name, "")) if isinstance(info.json_schema_extra, dict) else ""
 
 
 def _bound(info: FieldInfo, **words: str) -> str:

@@ -58,7 +58,7 @@ class Topics(Section):
         _PREFIX, "", "stands for the leading 'kizashi.' of every topic, so that a trial never touches a plant's topics",
         allowed="letters, digits, . _ -, ending with a dot, up to 150 characters", pattern=r"^[A-Za-z0-9._-]{0,149}\.$",
     )
-    assessment: bool = _key(False, "", "publish the scores too; off, since they are 10 to 100 times the alerts' volume")
+    assessment: bool = _key(False, "", "publish the scores too, a record per asset and poll; for audit and plots")
 
     def name(self, topic: Topic | str) -> str:
         """Return the topic's name under this prefix."""
@@ -97,7 +97,7 @@ class Worker(Section):
         ge=0, le=86_400,
     )
     silent_after_s: float = _key(
-        60.0, "s", "an asset without frames for this long is silent; ten times a slow gateway's period",
+        60.0, "s", "an asset without frames for this long is silent; gateways that send once a minute need more",
         ge=1, le=604_800,
     )
     max_assets: int = _key(
@@ -140,7 +140,8 @@ class Worker(Section):
 
 class Batch(Section):
     max_size: int = _key(
-        256, "rows", "rows per inference; beyond it ONNX Runtime gains nothing on one thread", ge=1, le=4096
+        256, "rows", "rows per inference; a row costs 0.4 us at 128 to 256 rows, 0.6 at 64, 0.8 at 1024 (one thread)",
+        ge=1, le=4096,
     )
     max_delay_ms: float = _key(
         5.0, "ms", "longest a row waits for company; an eighth of the p99 budget of 40 ms", ge=0, le=5000

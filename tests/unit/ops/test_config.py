@@ -74,7 +74,7 @@ def test_variables_that_are_no_settings_are_left_alone():
     ("[batch]\nmax_sise = 3", "batch.max_sise: unknown key; did you mean max_size?"),
     ("[brokker]\nbootstrap = 'a:1'", "brokker.bootstrap: unknown key; did you mean broker?"),
     ("[log]\ncolour = 1", "log.colour: unknown key; known are format, level"),
-    ("batch = 5", "batch = 5: must be a table of keys; write it as [batch]"),
+    ("batch = 5", "batch: must be a table of keys, is a whole number; write it as [batch]"),
     ("[[routes]]\nmatch = {}", "routes[0].bundle: is missing; set it to the name of the bundle"),
     ("[[routes]]\nbundle = 'a'\nmatch = {asset_klass = 'x'}", "routes[0].match.asset_klass: unknown key; did you mean"),
     ("routes = []", "routes = []: must be a list of at least one"),
@@ -145,6 +145,8 @@ def test_a_conflict_is_not_reported_when_one_of_its_keys_is_at_fault_already(tmp
 def test_secrets_show_in_no_fault_and_no_repr(tmp_path):
     path = write(tmp_path, "[broker]\npassword = ['hunter2-secret']\n")
     assert "hunter2" not in "".join(faults(path))
+    assert "hunter2" not in "".join(faults(environ={"KIZASHI_BROKER": '{"password": "hunter2-secret"'}))
+    assert "hunter2" not in "".join(faults(environ={"KIZASHI_BROKER__PASSWORT": "hunter2-secret"}))
     settings = load_settings(None, {}, {"KIZASHI_BROKER__PASSWORD": "hunter2-secret"})
     assert settings.broker.password.get_secret_value() == "hunter2-secret"
     for text in (repr(settings), str(settings), settings.model_dump_json()):
