@@ -99,9 +99,10 @@ class Runtime:
     async def main(self) -> int:
         """Run until a signal or a fault. Returns the exit code."""
         settings = self.settings
-        server = OpsServer(self.metrics, self.health, time.monotonic, settings.metrics.host, settings.metrics.port)
+        server = None
         watchdog = Watchdog(self.health, time.monotonic, lambda why: self.events.emit("watchdog_fired", why=why))
         if settings.metrics.enabled:
+            server = OpsServer(self.metrics, self.health, time.monotonic, settings.metrics.host, settings.metrics.port)
             server.start()
             self.events.emit("metrics_serving", host=settings.metrics.host, port=server.port)
         if clear_text_beyond_loopback(settings):
@@ -112,7 +113,7 @@ class Runtime:
             return await self._serve()
         finally:
             watchdog.stop()
-            if settings.metrics.enabled:
+            if server is not None:
                 server.stop()
 
     async def _serve(self) -> int:
@@ -152,6 +153,8 @@ class Runtime:
         self.events.emit("worker_started", partitions=partitions, bundles=sorted(self.bundles), engine=backend)
         try:
             await follower.start()
+            worker.refresh_births = follower.refresh
+            flow.patient = True
             self._spawn(worker.births())
             await self._wait(follower.caught_up(), "births")
             await worker.births_applied()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.bundle import Bundle, MewmaSpec
-from pipeline.calibrate import Baseline, calibrate
+from pipeline.calibrate import Baseline, calibrate, usable
 from pipeline.columns import F64, I64, Array, FrameBatch, Groups, Rows
 from pipeline.state import Column, Pool
 
@@ -122,7 +122,9 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
         pool.table["collected"][slot] = at + count
         live[first:stop] = False
         if at + count == total:
-            baseline = calibrate(rows, spec)
+            who = pool.slots[slot]
+            assert who is not None
+            baseline = calibrate(rows, spec, usable([c.quantity for c in who.birth.channels], spec))
             adopt(pool, slot, baseline)
             del pool.calibration[slot]
             finished.append(Calibrated(slot, stop - 1, total, baseline))

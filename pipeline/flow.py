@@ -67,6 +67,7 @@ class Flow:
         """inputs: of each bundle's engine, by the bundle's name."""
         self.settings, self.seats, self._inputs = settings, seats, inputs
         self.partitions: dict[int, Partition] = {}
+        self.patient = False  # live, births come by another topic: the worker reads it to its end before `give_up`
         self._batchers: dict[str, Batcher] = {}
         self._bundle_of: dict[str, Bundle] = {}
 
@@ -115,7 +116,8 @@ class Flow:
                              poll.keys[stop:], poll.next_offset)
             return step
         self._silences(part, part.now_ms, step.effects)
-        self._give_up_waiting(part, step.effects)
+        if not self.patient:
+            self._give_up_waiting(part, step.effects)
         return step
 
     def _admit_frames(self, part: Partition, poll: Poll, frames: acquire.Frames, now: float, step: Step, *,
@@ -363,9 +365,19 @@ class Flow:
                 pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since, back_ms=int(ts_ms[i])))
             table["quiet"][slot] = table["quiet_since_ms"][slot] = 0
 
+    def overdue(self, number: int) -> bool:
+        """Say whether frames have waited for their births beyond the bounds; make sure of the births, then give up."""
+        return bool(self.partitions[number].unassigned.waiting) and self.seats.overdue(self.partitions[number])
+
+    def give_up(self, number: int) -> Effects:
+        """Dead-letter the frames that have waited beyond the bounds."""
+        effects = Effects()
+        self._give_up_waiting(self.partitions[number], effects)
+        return effects
+
     def _give_up_waiting(self, part: Partition, effects: Effects) -> None:
-        while part.unassigned.waiting and (item := self.seats.give_up(part)) is not None:
-            entry, (offset, ts_ms, value) = item
+        while part.unassigned.waiting and self.seats.overdue(part):
+            entry, (offset, ts_ms, value) = self.seats.give_up(part)
             part.unassigned.counts[DEAD_LETTERED] += 1
             poll = Poll(part.number, np.array([offset]), np.array([ts_ms]), [value], [None], offset + 1)
             error = Rejected(

@@ -182,17 +182,20 @@ class Seating:
         un.dirty = True
 
     @staticmethod
-    def give_up(part: Partition) -> tuple[Waiting, tuple[int, int, bytes]] | None:
-        """Take out the frame that has waited longest if the bounds are exceeded or its time is over."""
-        un = part.unassigned
-        entries = [w for w in un.waiting.values() if w.leave < 0 and w.frames]
+    def overdue(part: Partition) -> bool:
+        """Say whether the frames that wait exceed the bounds, or the oldest has waited too long."""
+        entries = [w for w in part.unassigned.waiting.values() if w.leave < 0 and w.frames]
         if not entries:
-            return None
-        oldest = min(entries, key=lambda w: w.frames[0][0])
+            return False
         frames = sum(len(w.frames) for w in entries)
         size = sum(len(f[2]) for w in entries for f in w.frames)
-        late = part.now_ms - oldest.frames[0][1] > MAX_WAITING_MS
-        if frames <= MAX_WAITING_FRAMES and size <= MAX_WAITING_BYTES and not late:
-            return None
-        un.dirty = True
+        late = part.now_ms - min(w.frames[0][1] for w in entries) > MAX_WAITING_MS
+        return frames > MAX_WAITING_FRAMES or size > MAX_WAITING_BYTES or late
+
+    @staticmethod
+    def give_up(part: Partition) -> tuple[Waiting, tuple[int, int, bytes]]:
+        """Take out the frame that has waited longest."""
+        part.unassigned.dirty = True
+        entries = [w for w in part.unassigned.waiting.values() if w.leave < 0 and w.frames]
+        oldest = min(entries, key=lambda w: w.frames[0][0])
         return oldest, oldest.frames.pop(0)

@@ -7,7 +7,7 @@ copy or change what a slot means. Everything here runs on the event loop; engine
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -58,6 +58,9 @@ def poll_of(batch: RecordBatch, wall_ms: int) -> Poll:
     return Poll(batch.tp.partition, offsets, stamps, list(map(_value, records)), _Keys(records), batch.next_offset)
 
 
+async def _nothing() -> None: ...
+
+
 class Worker:
     """Carries records through the flow. engines: by bundle name, started."""
 
@@ -68,13 +71,16 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self.highwater: Callable[[TP], int | None] = lambda tp: None
+        self.refresh_births: Callable[[], Awaitable[None]] = _nothing
         self.admission = asyncio.Lock()
         self.frames = 0  # admitted since the last checkpoint
         self._queue: deque[Batch] = deque()
         self._in_flight = 0
         self._settled = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._new_births: asyncio.Queue[tuple[bytes | None, bytes | None]] = asyncio.Queue()
+        self._births: deque[tuple[bytes | None, bytes | None]] = deque()  # heard of, not yet applied
+        self._births_heard, self._births_applied = asyncio.Event(), asyncio.Event()
+        self._births_applied.set()
         self._beat_at = time.monotonic()
 
     # -- records
@@ -98,8 +104,17 @@ class Worker:
                 poll = step.rest
                 if poll is not None:
                     await self.drain()
+            if self._flow.overdue(batch.tp.partition):
+                await self._give_up(batch.tp.partition)
             while self._queue:  # the engine is busy with what came before
                 await self._next_settled()
+
+    async def _give_up(self, number: int) -> None:
+        """Dead-letter frames without a birth, but not before every birth that was published is known."""
+        await self.refresh_births()
+        await self._apply_births()
+        if number in self._flow.partitions:
+            self._report(self._flow.give_up(number))
 
     def run(self, step: Step) -> None:
         self._report(step.effects)
@@ -194,37 +209,46 @@ class Worker:
 
     def on_birth(self, key: bytes | None, value: bytes | None) -> None:
         """Hear of a record of the asset topic; what changes slots or releases frames waits for its turn."""
-        if value is None:
-            self._new_births.put_nowait((key, value))
-            return
-        try:
-            birth = read_birth(key, value)
-        except Rejected as error:
-            self._telemetry.events.emit("births_refused", key=repr(key), why=str(error))
-            self._report(Effects(dead_letters=[refuse.birth(self._settings.topics.name(ASSET), key, value, error)]))
-            return
-        if self._flow.awaited(birth) or not self._new_births.empty():
-            self._new_births.put_nowait((key, value))
-        else:
-            self._flow.births.add(birth)
+        if value is not None:
+            try:
+                birth = read_birth(key, value)
+            except Rejected as error:
+                self._telemetry.events.emit("births_refused", key=repr(key), why=str(error))
+                topic = self._settings.topics.name(ASSET)
+                self._report(Effects(dead_letters=[refuse.birth(topic, key, value, error)]))
+                return
+            if not self._births and not self._flow.awaited(birth):
+                self._flow.births.add(birth)
+                return
+        self._births.append((key, value))
+        self._births_heard.set()
+        self._births_applied.clear()
 
     async def births_applied(self) -> None:
         """Wait until every birth and tombstone heard of so far is applied."""
-        await self._new_births.join()
+        await self._births_applied.wait()
 
     async def births(self) -> None:
         """Apply births and tombstones that touch slots; a task for the worker's life."""
         while True:
-            key, value = await self._new_births.get()
+            await self._births_heard.wait()
             async with self.admission:
-                await self.drain()
-                if value is not None:
-                    self.run(self._flow.announce(read_birth(key, value), time.monotonic()))
-                elif key is not None:
-                    asset, birth_id = read_key(key)
-                    self._telemetry.events.emit("asset_retired", asset=asset, birth_id=birth_id)
-                    self.run(self._flow.retire(asset, birth_id))
-            self._new_births.task_done()
+                await self._apply_births()
+
+    async def _apply_births(self) -> None:
+        """Obey what was heard of, in order. Call with `admission` held."""
+        while self._births:
+            key, value = self._births[0]
+            await self.drain()
+            if value is not None:
+                self.run(self._flow.announce(read_birth(key, value), time.monotonic()))
+            elif key is not None:
+                asset, birth_id = read_key(key)
+                self._telemetry.events.emit("asset_retired", asset=asset, birth_id=birth_id)
+                self.run(self._flow.retire(asset, birth_id))
+            self._births.popleft()
+        self._births_heard.clear()
+        self._births_applied.set()
 
     # -- once a second
 

@@ -92,6 +92,8 @@ class Follower:
         self._positions: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._caught_up = asyncio.Event()
+        self._asked: list[asyncio.Future[None]] = []
+        self._due: list[tuple[dict[TopicPartition, int], list[asyncio.Future[None]]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -118,6 +120,12 @@ class Follower:
     async def caught_up(self) -> None:
         """Wait until everything up to the end offsets at the start was handed to the callback."""
         await self._first(self._caught_up.wait())
+
+    async def refresh(self) -> None:
+        """Wait until everything that the topic holds at the time of this call was handed to the callback."""
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(asked)
+        await self._first(asked)
 
     async def failed(self) -> None:
         """Wait until the follower ends by an error, and raise it. For `asyncio.wait` beside the app's own tasks."""
@@ -160,12 +168,21 @@ class Follower:
     async def _hand_over(self, consumer: AIOKafkaConsumer) -> None:
         if not self._caught_up.is_set() and all(self._positions[tp] >= end for tp, end in self._ends.items()):
             self._caught_up.set()
-        for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+        if self._asked:
+            asked, self._asked = self._asked, []
+            self._due.append((await consumer.end_offsets(list(self._positions)), asked))
+        for tp, records in (await consumer.getmany(timeout_ms=50 if self._due else 200)).items():
             for record in records:
                 self.callback(record.key, record.value)
                 self._positions[tp] = record.offset + 1
         for tp in self._positions:
             self._positions[tp] = await consumer.position(tp)  # passes markers of transactions
+        for ends, waiting in list(self._due):
+            if all(self._positions.get(tp, 0) >= end for tp, end in ends.items()):
+                self._due.remove((ends, waiting))
+                for future in waiting:
+                    if not future.done():
+                        future.set_result(None)
 
 
 async def follow(cfg: BrokerConfig, topic: str, callback: Callable[[bytes | None, bytes | None], None]) -> Follower:
