@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from pipeline import checkpoint
 from pipeline.births import BirthBook
 from pipeline.columns import Effects, Poll
 from pipeline.flow import Step
 from pipeline.infer import run
-from pipeline.state import COUNTERS, Partition, Pool
 from schemas.codec import decode_alert, encode, encode_alert
 from tests.chaos.worlds import ENGINES, World, make_flow
 
@@ -55,6 +52,8 @@ class Worker:
         self._hear(broker.reached)
         restored = checkpoint.restore(0, broker.state, self.flow.seats.new_pool, broker.committed)
         self.part = restored.partition
+        if control == "ignore_through":
+            _ignore_through(restored, broker)
         self._take(self.flow.adopt(self.part, 0.0, broker.reached))
         for pool in self.part.order:  # say again which alerts are open
             for value in pool.open.values():
@@ -106,7 +105,8 @@ class Worker:
         start = self.part.position
         stop = min(start + most, len(self.world), births[self.heard].at if self.heard < len(births) else 1 << 30)
         if stop <= start:
-            self.heard_beyond()
+            if start >= len(self.world) and self.heard < len(births):
+                self.heard += 1  # at the end of the log: what is due later is never heard
             return
         poll: Poll | None = self.world.poll(start, stop)
         while poll is not None:
@@ -116,14 +116,6 @@ class Worker:
             if poll is not None:
                 self.drain()
         self.broker.reached = max(self.broker.reached, self.part.position)
-
-    def heard_beyond(self) -> None:
-        """At the end of the log hear of everything that is still to come."""
-        if self.part.position >= len(self.world):
-            for entry in self.world.births[self.heard:]:
-                entry.at = min(entry.at, self.part.position) if entry.at < 10**9 else entry.at
-            if self.world.births[self.heard:] and self.world.births[self.heard].at >= 10**9:
-                self.heard = len(self.world.births)
 
     def publish(self, upto: int = 1 << 30) -> None:
         while self.outbox and upto:
@@ -162,6 +154,14 @@ class Worker:
                 checkpoint.durable(self.part, what)
 
 
+def _ignore_through(restored: checkpoint.Restored, broker: Broker) -> None:
+    """Believe that every block holds what the manifest says."""
+    part, start = restored.partition, restored.manifest.offset if restored.manifest else broker.committed
+    part.position = part.replay_until = part.unassigned.need = start
+    for pool in part.order:
+        pool.need = [start] * pool.blocks
+
+
 def batch_kind(batch: Any) -> str:
     return str(batch.segments[0].pool.bundle.spec.name)
 
@@ -184,21 +184,12 @@ def play(world: World, seed: int, *, zombies: bool = False, crashes: bool = True
     worker, lingering = Worker(world, broker, control), list[Worker]()
     crash, names = rng.choice((0.05, 0.15, 0.3)) if crashes else 0.0, _names()
     for _ in range(45):
-        act = rng.random()
-        if act < crash:
+        if rng.random() < crash:
             if zombies and rng.random() < 0.6:
                 lingering.append(worker)
             worker = Worker(world, broker, control)
-        elif worker.writing and act < 0.5:
-            worker.write(rng.randrange(1, 6))
-        elif not worker.writing and act < 0.45:
-            worker.checkpoint(next(names))
-        elif act < 0.55:
-            worker.publish(rng.randrange(4))
-        elif act < 0.65:
-            worker.settle(rng.randrange(3))
         else:
-            worker.step(rng.randrange(1, 9))
+            _act(rng, worker, next(names))
         if lingering and rng.random() < 0.4:
             _linger(rng, lingering, next(names))
     while not worker.done:
@@ -212,6 +203,21 @@ def play(world: World, seed: int, *, zombies: bool = False, crashes: bool = True
         worker.publish()
         worker.write()
     return worker, broker
+
+
+def _act(rng: random.Random, worker: Worker, name: str) -> None:
+    """Let a worker do one thing."""
+    act = rng.random()
+    if worker.writing and act < 0.5:
+        worker.write(rng.randrange(1, 6))
+    elif not worker.writing and act < 0.45:
+        worker.checkpoint(name)
+    elif act < 0.55:
+        worker.publish(rng.randrange(4))
+    elif act < 0.65:
+        worker.settle(rng.randrange(3))
+    else:
+        worker.step(rng.randrange(1, 9))
 
 
 def _names() -> Iterator[str]:
@@ -235,117 +241,3 @@ def _linger(rng: random.Random, lingering: list[Worker], name: str) -> None:
         zombie.checkpoint(name)
     else:
         zombie.step(rng.randrange(1, 6))
-
-
-# -- the oracle
-
-
-def state_of(part: Partition) -> dict[str, Any]:
-    """Return all that is known of a partition, by asset: places of slots and blocks are nobody's business."""
-    seats: dict[Any, Any] = {}
-    for pool in part.order:
-        for slot, who in pool.seated():
-            if pool.table["leave"][slot] >= 0:
-                continue
-            columns = {c.name: _meant(pool, c.name, slot).tobytes() for c in pool.table.columns
-                       if c.persist and c.name not in PLACES}
-            rows = pool.calibration.get(slot)
-            collected = b"" if rows is None else rows[:int(pool.table["collected"][slot])].tobytes()
-            alerts = {rule: value for (s, rule), value in pool.open.items() if s == slot}
-            key = (pool.key, who.asset, who.birth.birth_id, who.historical)
-            seats.setdefault(key, []).append((columns, collected, alerts))
-    waiting = {k: [(f[0], f[2]) for f in w.frames] for k, w in part.unassigned.waiting.items() if w.leave < 0 and w.frames}
-    return {"seats": seats, "totals": part.totals(), "waiting": waiting}
-
-
-def _meant(pool: Pool, name: str, slot: int) -> Any:
-    """Return a slot's column; of a ring that is not full yet only what was put in since it started over."""
-    value = pool.table[name][slot]
-    if name == "ring":
-        value = value.copy()
-        value[int(pool.table["frames"][slot]):] = 0
-    return value
-
-
-#: Columns that say how far a block is, not what its frames came to.
-PLACES = frozenset(("leave", "hold"))
-
-
-def differences(world: World, got: tuple[Worker, Broker], want: tuple[Worker, Broker]) -> list[str]:
-    """Say how a run differs from the uninterrupted one; nothing if the protocol is right."""
-    found = []
-    (worker, broker), (ideal, truth) = got, want
-    a, b = state_of(worker.part), state_of(ideal.part)
-    for key in sorted(a["seats"].keys() | b["seats"].keys()):
-        if key[1] in world.retired:
-            continue
-        here, there = a["seats"].get(key, []), b["seats"].get(key, [])
-        if here != there:
-            found.append(f"state of {key[1:]}: {_what(here, there)}")
-    if not world.retired:
-        found += [f"{k}: {a['totals'][k]} for {b['totals'][k]}" for k in a["totals"] if a["totals"][k] != b["totals"][k]]
-    if a["waiting"] != b["waiting"]:
-        found.append(f"waiting {a['waiting']} for {b['waiting']}")
-    found += _laws(a["totals"], worker.part)
-    found += _alerts(world, broker, truth)
-    letters = {k for k in truth.letters if not _retired(world, truth.letters[k])}
-    missing, invented = letters - broker.letters.keys(), broker.letters.keys() - truth.letters.keys()
-    if missing or (invented and not world.retired):
-        found.append(f"dead letters missing {sorted(missing)}, invented {sorted(invented)}")
-    return found
-
-
-def _retired(world: World, letter: bytes) -> bool:
-    return any(name.encode() in letter for name in world.retired)
-
-
-def _what(here: list[Any], there: list[Any]) -> str:
-    if len(here) != 1 or len(there) != 1:
-        return f"{len(here)} slots for {len(there)}"
-    (columns, rows, alerts), (columns2, rows2, alerts2) = here[0], there[0]
-    out = [f"{n} {_shown(n, columns[n])} for {_shown(n, columns2[n])}" for n in columns if columns[n] != columns2[n]]
-    return "; ".join(out) or ("calibration rows" if rows != rows2 else f"open alerts {alerts} for {alerts2}")
-
-
-def _shown(name: str, raw: bytes) -> Any:
-    if name != "counts":
-        return raw.hex()
-    return {n: int(v) for n, v in zip(COUNTERS, np.frombuffer(raw, np.int64), strict=True) if v}
-
-
-def _laws(t: dict[str, int], part: Partition) -> list[str]:
-    ends = t["judged"] + t["dead_lettered"] + t["late"] + t["duplicate"] + t["shed"]
-    found = []
-    if t["received"] != ends + part.unassigned.frames_waiting():
-        found.append(f"frames: received {t['received']}, ends {ends}, waiting {part.unassigned.frames_waiting()}")
-    if t["rows"] != t["rows_scored"] + t["rows_dead_lettered"]:
-        found.append(f"rows: {t['rows']} made, {t['rows_scored']} scored, {t['rows_dead_lettered']} dead-lettered")
-    return found
-
-
-def _alerts(world: World, broker: Broker, truth: Broker) -> list[str]:
-    said = {(i, r): v for i, r, v in truth.alerts}
-    found, seen = [], dict[tuple[str, int], bytes]()
-    for ident, revision, value in broker.alerts:
-        alert = decode_alert(value)
-        if alert.asset in world.retired:
-            continue
-        want = said.get((ident, revision))
-        if want is None:
-            found.append(f"alert invented: {alert.asset} {alert.rule} {ident}.{revision}")
-        elif want != value:
-            fields = {f: (getattr(alert, f), getattr(decode_alert(want), f)) for f in alert.__struct_fields__}
-            found.append(f"alert differs: {alert.asset} {alert.rule}.{revision} "
-                         f"{ {f: v for f, v in fields.items() if v[0] != v[1]} }")
-        seen[ident, revision] = value
-    lost = [k for k, v in said.items() if k not in seen and decode_alert(v).asset not in world.retired]
-    found += [f"alert lost: {decode_alert(said[k]).asset} {decode_alert(said[k]).rule} {k}" for k in lost]
-    newest: dict[str, Any] = {}
-    for ident, revision, value in broker.alerts:
-        if revision >= newest.get(ident, (0, b""))[0]:
-            newest[ident] = (revision, value)
-    for ident, (_, value) in newest.items():
-        alert = decode_alert(value)
-        if alert.asset in world.retired and alert.active:
-            found.append(f"alert of a retired asset stays open: {ident}")
-    return found

@@ -10,7 +10,6 @@ from pipeline.births import BirthBook
 from pipeline.columns import Poll
 from pipeline.flow import Flow, FlowSettings
 from pipeline.seating import Route, Seating
-from pipeline.state import Pool
 from schemas import AssetBirth
 from tests.rig import Drift, WindowMean, birth, frame, mewma_bundle, window_bundle
 
@@ -21,6 +20,7 @@ BUNDLES: dict[str, Bundle] = {"win": WINDOW, "mew": CHART}
 ROUTES = [Route("win", "pump"), Route("mew", "motor")]
 SAMPLES = 2
 MISROUTED = "elsewhere"
+NEVER = 1 << 40
 
 
 @dataclass
@@ -52,10 +52,31 @@ class World:
 
 
 def make_world(seed: int, length: int = 110) -> World:
-    """Make a world: assets of both kinds, reboots in place and into another pool, a late birth or one that never comes,
-    a tombstone, gaps, duplicates, reordered, late and refused records, silences."""
+    """Make a world from a seed.
+
+    It has assets of both kinds, reboots in place and into another pool, a birth that comes late or never, a tombstone,
+    gaps, duplicates, reordered, late and refused records, silences.
+    """
     rng = random.Random(seed)
-    world = World(seed)
+    assets = _assets(rng)
+    world = World(seed, waiting_limit=3 if any(a.name == "never" for a in assets) else 256)
+    ts = 1_000_000
+    while len(world) < length:
+        at, odd = len(world), rng.random()
+        ts += rng.choice((1_000, 1_000, 1_000, 20_000, 90_000) if rng.random() < 0.3 else (1_000,))
+        living = [a for a in assets if at < a.ends]
+        world.values.append(b"\xc1 no frame" if odd < 0.03 else None if odd < 0.04 else rng.choice(living).next(at))
+        world.stamps.append(ts)
+    for asset in assets:
+        world.births += [Birth(asset.birth_at, b) for b in asset.births]
+        if asset.ends < NEVER:
+            world.births.append(Birth(asset.ends + rng.randrange(10), asset.births[0], tombstone=True))
+            world.retired.add(asset.name)
+    world.births.sort(key=lambda b: b.at)
+    return world
+
+
+def _assets(rng: random.Random) -> "list[_Asset]":
     assets = [_Asset(rng, name) for name in ("w0", "w1", "w2", "m0")]
     if rng.random() < 0.7:
         assets.append(_Asset(rng, "moved", reboot=rng.randrange(20, 90), channels=("a", "b", "c")))
@@ -66,37 +87,23 @@ def make_world(seed: int, length: int = 110) -> World:
     if rng.random() < 0.6:
         assets.append(_Asset(rng, "late", birth_at=rng.randrange(5, 90)))
     elif rng.random() < 0.6:
-        assets.append(_Asset(rng, "never", birth_at=10**9))
-        world.waiting_limit = 3
+        assets.append(_Asset(rng, "never", birth_at=NEVER))
     if rng.random() < 0.3:
         assets.append(_Asset(rng, "gone", ends=rng.randrange(30, 80)))
-        world.retired.add("gone")
     for name in (MISROUTED, "unroutable", "old"):
         if rng.random() < 0.3:
             assets.append(_Asset(rng, name, historical=name == "old"))
-    ts = 1_000_000
-    while len(world) < length:
-        at = len(world)
-        ts += rng.choice((1_000, 1_000, 1_000, 20_000, 90_000) if rng.random() < 0.3 else (1_000,))
-        living = [a for a in assets if at < a.ends]
-        value = b"\xc1 no frame" if rng.random() < 0.03 else None if rng.random() < 0.01 else rng.choice(living).next(at)
-        world.values.append(value)
-        world.stamps.append(ts)
-    for asset in assets:
-        world.births += [Birth(asset.birth_at, b) for b in asset.births]
-        if asset.ends < 10**9:
-            world.births.append(Birth(asset.ends + rng.randrange(10), asset.births[0], tombstone=True))
-    world.births.sort(key=lambda b: b.at)
-    return world
+    return assets
 
 
 class _Asset:
-    def __init__(self, rng: random.Random, name: str, *, birth_at: int = 0, reboot: int = 10**9, ends: int = 10**9,
+    def __init__(self, rng: random.Random, name: str, *, birth_at: int = 0, reboot: int = NEVER, ends: int = NEVER,
                  channels: tuple[str, ...] = ("a", "b"), historical: bool = False) -> None:
         kind = "motor" if name.startswith("m") and name != "moved" else "other" if name == "unroutable" else "pump"
-        self.rng, self.birth_at, self.reboot, self.ends, self.historical = rng, birth_at, reboot, ends, historical
+        self.rng, self.name, self.birth_at, self.reboot = rng, name, birth_at, reboot
+        self.ends, self.historical = ends, historical
         self.births = [birth(name, asset_class=kind, samples=8 if kind == "motor" else SAMPLES)]
-        if reboot < 10**9:
+        if reboot < NEVER:
             self.births.append(birth(name, start=2, asset_class=kind, channels=channels,
                                      samples=8 if kind == "motor" else SAMPLES))
         self.seq = [rng.randrange(5), 0]
@@ -130,7 +137,3 @@ class _Asset:
 def make_flow(book: BirthBook) -> Flow:
     seats = Seating(BUNDLES, ROUTES, book, 1000, lambda asset: int(asset == MISROUTED))
     return Flow(FlowSettings(max_size=3, max_future_ms=10**15), seats, {n: e.inputs for n, e in ENGINES.items()})
-
-
-def pool_for(flow: Flow, of: AssetBirth) -> Pool:
-    return flow.seats.new_pool(of)
