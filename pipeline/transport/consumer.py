@@ -2,6 +2,7 @@
 # ruff: noqa: TID251
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -159,13 +160,17 @@ class BatchConsumer(drv.Consumer):  # type: ignore[misc]
 
     async def perform_seek(self) -> None:
         """Seek ordinary topics to their committed offsets, restore batch topics; recovery resumes the flow after it."""
-        self.pause_partitions(self._waiting)  # a restore may outlast the time that Faust gives us before it resumes
+        self.pause_partitions(self._waiting)
         await super().perform_seek()
         # The fetching task seeks too, when the flow stopped under it: it must not wait for a restore.
         if self._waiting and asyncio.current_task() is not self._drainer:
             if self._restoring is None:
                 self._restoring = asyncio.create_task(self._restore(set(self._waiting)))
-            await self._restored.wait()
+            # Back within the time that Faust gives us: after that its recovery takes itself for stopped and ends, and
+            # no later rebalance resumes the flow. Back in time, it resumes the flow now; our partitions stay paused.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.app.conf.broker_request_timeout / 2):
+                    await self._restored.wait()
 
     async def _restore(self, tps: set[TP]) -> None:
         try:

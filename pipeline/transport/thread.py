@@ -33,6 +33,7 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     epoch = 0             # counts the seeks; written in this thread only
     heartbeat_at = 0.0    # monotonic time of the last answer that confirmed our membership
+    fenced = False        # another member has our group instance id
     _known_member = ""    # our member id at the last join, for static members
 
     def _create_worker_consumer(self, transport: Any) -> Any:
@@ -71,6 +72,7 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
                 self.heartbeat_at = time.monotonic()
                 self._known_member = response.member_id if join else self._known_member
             elif response.error_code == _FENCED_INSTANCE_ID:
+                self.fenced = True
                 self.parent_loop.call_soon_threadsafe(self.consumer.on_fenced)
             elif join and response.error_code == _UNKNOWN_MEMBER_ID:
                 self._known_member = ""
@@ -86,8 +88,17 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _fetch_records(self, consumer: Any, active_partitions: Any, timeout: float | None = None,
                              max_records: int | None = None) -> dict[Any, Any]:
         """Drain aiokafka's fetcher as its own `fetched_records` does, but batch topics as lists of RecordBatch."""
-        if not self.consumer.flow_active:
+        if not self.consumer.flow_active or self.fenced:
             return {}
+        try:
+            return await self._wait_and_drain(consumer, active_partitions, timeout, max_records)
+        except KafkaError:
+            if not self.fenced:
+                raise
+            return {}  # KafkaError('UnknownError()'): must not crash the app before our error, with the remedy, does
+
+    async def _wait_and_drain(self, consumer: Any, active_partitions: Any, timeout: float | None,
+                              max_records: int | None) -> dict[Any, Any]:
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError

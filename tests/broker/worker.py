@@ -114,8 +114,8 @@ async def running(
     """Run a worker, or a new one for a broker's address."""
     if isinstance(worker, str):
         worker = Worker(worker, topic, group or f"g-{uuid.uuid4().hex[:8]}", **settings)
-    await worker.app.start()
     try:
+        await worker.app.start()
         yield worker
     finally:
         await worker.app.stop()
