@@ -8,7 +8,7 @@ endlessly are held together: their lines come at most every `quiet_s`, and `coun
 import logging
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,14 +56,12 @@ _QUIET_S = 10.0
 EVENTS: dict[str, Event] = {
     # the worker's life
     "worker_started": Event(_INFO, "the process is up; settings that differ from the defaults are named"),
-    "worker_ready": Event(_INFO, "engine warm, group joined"),
     "worker_stopping": Event(_INFO, "a signal or a fault ends the worker; it drains within worker.drain_s"),
     "worker_stopped": Event(_INFO, "the last line; exit_code says how it ended"),
     "drain_incomplete": Event(_WARNING, "the drain ran out of time: up to `frames` frames will be processed again"),
     "watchdog_fired": Event(_ERROR, "no progress although nothing stands in the way; exit code 1"),
     "fenced": Event(_ERROR, "another worker uses this group.instance_id; this one stops, exit code 3"),
     "clear_text": Event(_WARNING, "frames and alerts cross a network unencrypted; use SSL or SASL_SSL"),
-    "topic_checks_skipped": Event(_INFO, "the broker cannot describe its topics (a broker for demonstrations)"),
     "metrics_serving": Event(_INFO, "where /metrics, /live and /ready are"),
     # the group and the state
     "partitions_assigned": Event(_INFO, "this worker owns these partitions now"),
@@ -74,8 +72,6 @@ EVENTS: dict[str, Event] = {
     ),
     "offset_reset_obeyed": Event(_WARNING, "an operator moved the committed offset; assets are provisional"),
     "state_discarded": Event(_ERROR, "the checkpoint does not fit the topic (re-created?); the partition starts anew"),
-    "state_refused": Event(_WARNING, "a block's layout is another model's; its assets calibrate anew"),
-    "partitions_changed": Event(_ERROR, "the topic has another number of partitions than the checkpoints; exit code 3"),
     "log_hole": Event(
         _ERROR, "records were gone before they were read: retention is shorter than the outage",
         adds={"records": "kizashi_records_lost_total"},
@@ -104,21 +100,22 @@ EVENTS: dict[str, Event] = {
     "frames_shed": Event(_ERROR, "frames given up under overload", quiet_s=_QUIET_S),
     "births_refused": Event(_WARNING, "births that are none; their assets' frames wait in vain", quiet_s=_QUIET_S),
     "birth_unroutable": Event(_WARNING, "no route or bundle serves this asset", quiet_s=_QUIET_S),
-    "asset_reborn": Event(_INFO, "the asset announced other content; it starts anew", quiet_s=_QUIET_S),
     "asset_retired": Event(_INFO, "the asset's slot is free and its alerts are cleared", quiet_s=_QUIET_S),
-    "asset_silent": Event(_INFO, "no frame for worker.silent_after_s", quiet_s=_QUIET_S),
     "calibrated": Event(_INFO, "assets with a baseline of their own", quiet_s=_QUIET_S),
-    "calibration_suspect": Event(_WARNING, "a baseline that drifts or lacks channels", quiet_s=_QUIET_S),
     "alerts": Event(
         # The newest of each kind once a second: during a flood the log stays readable, the topic has them all.
         _INFO, "alerts published; the line shows the newest", "kizashi_alerts_total", ("state", "severity"),
         quiet_s=1.0,
     ),
     # the engine
-    "engine_warm": Event(_INFO, "a bundle is loaded, checked and warm"),
     "batch_split": Event(_WARNING, "a batch failed and is split to find the row", quiet_s=_QUIET_S),
-    "engine_failed": Event(_ERROR, "the engine fails on everything; exit code 4"),
     "degraded": Event(_WARNING, "the worker does less than configured; `why` says what", quiet_s=_QUIET_S),
+}
+
+
+#: Counters of the state that are news when they move, and the events that tell it.
+_COUNTED = {
+    "gap_frames": "frames_missing", "late": "frames_late", "duplicate": "frames_duplicate", "shed": "frames_shed",
 }
 
 
@@ -133,6 +130,7 @@ class Events:
         self._histograms: dict[str, Histogram] = {}
         self._quiet: dict[str, Limiter] = {}
         self._newest: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._totals: dict[int, dict[str, int]] = {}
         for name, event in EVENTS.items():
             self._all.labels(name)
             if event.metric:
@@ -177,6 +175,22 @@ class Events:
         for limiter in self._quiet.values():
             for key, held in limiter.due(now).items():
                 self._write(key, held)
+
+    def frames(self, partition: int, totals: Mapping[str, int]) -> None:
+        """Tell what has become of frames since the last call for this partition; `totals` are the state's counters.
+
+        The first call after `forget` tells nothing: a restored count is no news.
+        """
+        before = self._totals.get(partition)
+        self._totals[partition] = {name: totals[name] for name in _COUNTED}
+        for name, event in _COUNTED.items():
+            fresh = 0 if before is None else totals[name] - before[name]
+            if fresh > 0:
+                self.emit(event, count=fresh, partition=partition)
+
+    def forget(self, partition: int) -> None:
+        """Forget a partition that another worker owns now."""
+        self._totals.pop(partition, None)
 
     def dead_letters(self, letters: Iterable[DeadLetter]) -> None:
         """Count dead letters by reason and stage; the line shows one of each as an example."""

@@ -89,6 +89,23 @@ def test_a_repeated_event_that_went_quiet_is_told_by_the_timer(stage):
     assert [line["count"] for line in stage.lines()] == [1, 7]
 
 
+def test_counters_of_the_state_that_move_are_told_as_events(stage):
+    totals = {"received": 9, "late": 1, "duplicate": 0, "gap_frames": 0, "shed": 0}
+    stage.events.frames(3, totals)
+    assert stage.lines() == []
+    stage.events.frames(3, totals | {"received": 12, "late": 3, "gap_frames": 7})
+    assert {(line["event"], line["count"], line["partition"]) for line in stage.lines()} == {
+        ("frames_late", 2, 3), ("frames_missing", 7, 3)}
+
+
+def test_a_count_that_another_worker_restored_is_no_news(stage):
+    totals = {"late": 1, "duplicate": 0, "gap_frames": 0, "shed": 0}
+    stage.events.frames(3, totals)
+    stage.events.forget(3)
+    stage.events.frames(3, totals | {"late": 500})
+    assert stage.lines() == []
+
+
 def test_dead_letters_are_counted_by_reason_and_stage_with_an_example(stage):
     stage.events.dead_letters([letter(5), letter(6), letter(7, "wrong_length")])
     assert stage.count("kizashi_dead_letters_total", reason="not_finite", stage="acquire") == 2
