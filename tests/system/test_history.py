@@ -82,8 +82,8 @@ def worker(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-async def collect(config: Path, rows: int) -> tuple[dict[str, list[Row]], list[bytes]]:
-    """Read assessments until `rows` rows are there, then the alerts."""
+async def assessed(config: Path, rows: int) -> dict[str, list[Row]]:
+    """Read assessments until `rows` rows are there."""
     settings = load_settings(config, {})
     cfg = BrokerConfig(settings.broker.bootstrap)
     live: dict[str, list[Row]] = {}
@@ -94,9 +94,14 @@ async def collect(config: Path, rows: int) -> tuple[dict[str, list[Row]], list[b
             a = decode_assessment(record.value or b"")
             live.setdefault(a.asset, []).extend(zip(a.seq, a.score, a.state, strict=True))
             count += len(a.seq)
-    alerts = [r.value or b"" async for r in read(cfg, settings.topics.name("kizashi.alert.v1"), from_beginning=True,
-                                                 follow=False)]
-    return live, alerts
+    return live
+
+
+async def alerts_of(config: Path) -> list[bytes]:
+    settings = load_settings(config, {})
+    topic = settings.topics.name("kizashi.alert.v1")
+    return [r.value or b"" async for r in read(BrokerConfig(settings.broker.bootstrap), topic, from_beginning=True,
+                                               follow=False)]
 
 
 def test_scores_and_alerts_through_kafka_equal_those_of_a_replay(
@@ -109,8 +114,10 @@ def test_scores_and_alerts_through_kafka_equal_those_of_a_replay(
                 want.setdefault(a.asset, []).extend(zip(a.seq, a.score, a.state, strict=True))
             alerts |= {(x.alert_id, x.revision): x for x in effects.alerts if x.rule == "anomaly"}
     kizashi("import", "csv", "--map", "skab", *map(str, files), "--to", "topic", "-c", str(config))
-    live, said = asyncio.run(collect(config, sum(map(len, want.values()))))
-    assert live == want
+    assert asyncio.run(assessed(config, sum(map(len, want.values())))) == want
+    worker.send_signal(signal.SIGTERM)  # it says everything that it has to say before it goes
+    assert worker.wait(20) == 0
+    said = asyncio.run(alerts_of(config))
     # silence is judged by the records' times, which are the import's here and the files' in a replay
     mine = [x for x in map(decode_alert, said) if x.rule == "anomaly"]
     live_alerts = {(x.alert_id, x.revision): x for x in mine}
@@ -118,5 +125,3 @@ def test_scores_and_alerts_through_kafka_equal_those_of_a_replay(
     for key, one in live_alerts.items():
         assert (one.score, one.contributions, one.severity) == (
             alerts[key].score, alerts[key].contributions, alerts[key].severity)
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(20) == 0
