@@ -19,7 +19,7 @@ from pipeline.custody import Custody
 from pipeline.errors import BrokerError, Fatal
 from pipeline.flow import Flow
 from pipeline.infer import EngineThread
-from pipeline.ops import logs
+from pipeline.ops import heap, logs
 from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
 from pipeline.ops.server import OpsServer
 from pipeline.ops.settings import Settings
@@ -164,6 +164,7 @@ class Runtime:
             await app.start()
             gc.collect()
             gc.freeze()
+            heap.give_back()  # what reading all births needed
             gc.set_threshold(*GC_THRESHOLDS)
             self._spawn(custody.checkpoints(), worker.housekeeping(), follower.failed(),
                         app.wait_until_stopped())

@@ -1,5 +1,6 @@
 """Births: what is known of every asset's frames, from the compacted topic that every worker reads whole."""
 
+import sys
 from dataclasses import dataclass, field
 
 from pipeline.errors import Rejected
@@ -21,12 +22,10 @@ class BirthBook:
         return self.births.get((asset, birth_id))
 
     def share(self, birth: AssetBirth) -> AssetBirth:
-        """Return an equal birth that shares its channel list with those seen before."""
+        """Return an equal birth that shares with those seen before what a fleet has in common."""
         shared = self._channels.setdefault(birth.channels, birth.channels)
-        if shared is birth.channels:
-            return birth
         return AssetBirth(birth.asset, birth.birth_id, birth.start_ns, shared, birth.rate_hz, birth.samples_per_frame,
-                          birth.asset_class, birth.site, birth.criticality, birth.components)
+                          sys.intern(birth.asset_class), sys.intern(birth.site), birth.criticality, birth.components)
 
     def add(self, birth: AssetBirth) -> AssetBirth:
         birth = self.births[birth.asset, birth.birth_id] = self.share(birth)

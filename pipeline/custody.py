@@ -16,6 +16,7 @@ from pipeline import checkpoint
 from pipeline.checkpoint import Manifest, Snapshot
 from pipeline.errors import BrokerError, Rejected
 from pipeline.flow import Flow
+from pipeline.ops import heap
 from pipeline.ops.settings import Settings
 from pipeline.partitions import TP, Committed
 from pipeline.publish import Publisher, write
@@ -198,6 +199,7 @@ class Custody:
                     checkpoint.put_back(part, snap)
             if written:
                 await self.consumer.commit_now({TP(self._topic, n) for n in written})
+                heap.give_back()  # the blocks' bytes are sent and of no use any more
 
     async def _write(self, part: Partition, snap: Snapshot, pause: float, start: float) -> None:
         def retry(error: BaseException) -> None:
