@@ -11,7 +11,7 @@ from operator import attrgetter
 import msgspec
 import numpy as np
 
-from pipeline.columns import I64, NS_PER_MS, NS_PER_S, Array, Bool, FrameBatch, Groups, Poll
+from pipeline.columns import I64, NS_PER_MS, NS_PER_S, Array, Bool, FrameBatch, Groups, Poll, Silence
 from pipeline.errors import Rejected
 from pipeline.state import (
     DEAD_LETTERED,
@@ -178,16 +178,6 @@ def _unpack(birth: AssetBirth, raw: bytes, n: int) -> Array:
         out[:, c] = np.ascontiguousarray(table[:, at:at + width]).view("<" + kind)
         at += width
     return out
-
-
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """An asset came back: frames stopped after number `seq` at broker time `since_ms`, the next came at `back_ms`."""
-
-    slot: int
-    seq: int
-    since_ms: int
-    back_ms: int
 
 
 def sequence(pool: Pool, found: Candidates, silent_ms: int) -> tuple[FrameBatch, list[Silence]]:

@@ -81,6 +81,16 @@ class Groups:
         return np.arange(len(self.head)) - self.start
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """An asset came back: frames stopped after number `seq` at broker time `since_ms`, the next came at `back_ms`."""
+
+    slot: int
+    seq: int
+    since_ms: int
+    back_ms: int
+
+
 class Fill(Protocol):
     """Writes rows a..b into `views`, one (b - a, ...) array per input of the model."""
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from engines.base import TensorSpec
 from engines.bundle import Bundle
-from pipeline import acquire, advise, condition, judge, refuse, seating, window
+from pipeline import acquire, advise, condition, episodes, judge, refuse, seating, window
 from pipeline.batch import Batch, Batcher, Segment
 from pipeline.births import BirthBook
-from pipeline.columns import I64, NS_PER_MS, Array, Effects, Groups, Poll
+from pipeline.columns import I64, Array, Effects, Groups, Poll
 from pipeline.errors import Rejected
 from pipeline.infer import Outcome
 from pipeline.seating import CUT, Seating
@@ -30,8 +30,7 @@ from pipeline.state import (
     Pool,
     Waiting,
 )
-from schemas import Alert, Assessment, AssetBirth, TelemetryFrame
-from schemas.codec import encode_alert
+from schemas import Assessment, AssetBirth, TelemetryFrame
 
 #: By the worker's clock an asset is called silent this much later than by the log's, so that a frame that the broker
 #: already stamped but that is still under way does not find its asset declared silent.
@@ -68,6 +67,7 @@ class Flow:
         self.settings, self.seats, self._inputs = settings, seats, inputs
         self.partitions: dict[int, Partition] = {}
         self.patient = False  # live, births come by another topic: the worker reads it to its end before `give_up`
+        self._terms = episodes.Terms(settings.silent_ms, settings.stale_ms)
         self._batchers: dict[str, Batcher] = {}
         self._bundle_of: dict[str, Bundle] = {}
 
@@ -115,7 +115,7 @@ class Flow:
             step.rest = Poll(poll.partition, poll.offsets[stop:], poll.timestamps_ms[stop:], poll.values[stop:],
                              poll.keys[stop:], poll.next_offset)
             return step
-        self._silences(part, part.now_ms, step.effects)
+        episodes.silences(self._terms, part, part.now_ms, step.effects)
         if not self.patient:
             self._give_up_waiting(part, step.effects)
         return step
@@ -160,7 +160,7 @@ class Flow:
 
                 def farewell(pool: Pool, slot: int, moves: bool, at: int = ts_ms, ended: list[Pool] = ended) -> None:
                     ended.append(pool)
-                    self._end_birth(pool, slot, at, moves, effects)
+                    episodes.end_birth(self._terms, pool, slot, at, moves, effects)
 
                 try:
                     code = self.seats.stranger(part, frame, offset, ts_ms, poll.values[i] or b"", first=k == 0,
@@ -193,7 +193,8 @@ class Flow:
         groups = Groups.of(batch.slot)
         quiet = pool.table["quiet"]
         if silences or quiet[batch.slot[groups.first]].any():
-            self._came_back(pool, batch.slot[groups.first], batch.ts_ms[groups.first], silences, step.effects)
+            episodes.came_back(self._terms, pool, batch.slot[groups.first], batch.ts_ms[groups.first], silences,
+                               step.effects)
         if pool.bundle.spec.kind == "window":
             rows = window.step(pool, batch, groups)
         else:
@@ -277,45 +278,10 @@ class Flow:
             for slot, who in list(pool.seated()):
                 if (who.asset, who.birth.birth_id) in self.births.retired and pool.table["leave"][slot] < 0:
                     # by the asset's own time: when the tombstone came is not written in the log
-                    self._end_birth(pool, slot, int(pool.table["last_ts_ms"][slot]), True, step.effects)
+                    last = int(pool.table["last_ts_ms"][slot])
+                    episodes.end_birth(self._terms, pool, slot, last, True, step.effects)
                     self.seats.depart(part, pool, slot, part.position)
         return step
-
-    def _end_birth(self, pool: Pool, slot: int, ts_ms: int, leaves: bool, effects: Effects) -> None:
-        """Say what is due under the old birth at broker time `ts_ms`; who leaves its slot has no open alerts."""
-        table = pool.table
-        if table["historical"][slot]:
-            return
-        if not table["quiet"][slot] and 0 < table["last_ts_ms"][slot] < ts_ms - self.settings.silent_ms:
-            judge.fall_silent(pool, slot)
-            self._say(pool, slot, effects, advise.silence(
-                pool, slot, self.settings.silent_ms, seq=int(table["last_seq"][slot]),
-                since_ms=int(table["quiet_since_ms"][slot])))
-        if leaves or table["quiet"][slot]:
-            self._close_alerts(pool, slot, ts_ms, effects, level=leaves)
-            table["last_ts_ms"][slot] = ts_ms
-
-    def _close_alerts(self, pool: Pool, slot: int, ts_ms: int, effects: Effects, *, level: bool) -> None:
-        seq = int(pool.table["last_seq"][slot])
-        change = judge.clear(pool, slot) if level else None
-        if change is not None:
-            self._say(pool, slot, effects, advise.alert(
-                pool, change, score=0.0, t_end=ts_ms * NS_PER_MS, seq=seq, ts_ms=ts_ms, frames=1,
-                stale_ms=self.settings.stale_ms, contributions=None, z=None))
-        if pool.table["quiet"][slot]:
-            self._say(pool, slot, effects, advise.silence(
-                pool, slot, self.settings.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]),
-                back_ms=ts_ms))
-            pool.table["quiet"][slot] = pool.table["quiet_since_ms"][slot] = 0
-
-    @staticmethod
-    def _say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:
-        """Publish an alert, and keep it while it is open."""
-        effects.alerts.append(alert)
-        if alert.active:
-            pool.open[slot, alert.rule] = encode_alert(alert)
-        else:
-            pool.open.pop((slot, alert.rule), None)
 
     # -- time
 
@@ -326,7 +292,7 @@ class Flow:
             step.batches += batcher.due(now)
         if wall_ms is not None:
             for number in caught_up:
-                self._silences(self.partitions[number], wall_ms - WALL_CLOCK_GRACE_MS, step.effects)
+                episodes.silences(self._terms, self.partitions[number], wall_ms - WALL_CLOCK_GRACE_MS, step.effects)
         return step
 
     def flush(self) -> list[Batch]:
@@ -337,33 +303,6 @@ class Flow:
     def deadline(self) -> float | None:
         """Return when `tick` will have a batch, monotonic seconds, or None."""
         return min((b.deadline for b in self._batchers.values() if b.deadline is not None), default=None)
-
-    def _silences(self, part: Partition, now_ms: int, effects: Effects) -> None:
-        if part.position < part.replay_until:
-            return  # the manifest's time is ahead of frames that are yet to be applied again
-        for pool in part.order:
-            for slot in judge.quiet(pool, now_ms, self.settings.silent_ms):
-                self._say(pool, slot, effects, advise.silence(
-                    pool, slot, self.settings.silent_ms, seq=int(pool.table["last_seq"][slot]),
-                    since_ms=int(pool.table["quiet_since_ms"][slot])))
-
-    def _came_back(self, pool: Pool, slots: I64, ts_ms: I64, silences: Sequence[acquire.Silence],
-                   effects: Effects) -> None:
-        table, silent_ms = pool.table, self.settings.silent_ms
-        for s in silences:
-            if table["historical"][s.slot]:
-                continue
-            if not table["quiet"][s.slot]:  # nobody's time passed in between: the raise comes with the clear
-                self._say(pool, s.slot, effects,
-                          advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
-            self._say(pool, s.slot, effects, advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms,
-                                                            back_ms=s.back_ms))
-            table["quiet"][s.slot] = table["quiet_since_ms"][s.slot] = 0
-        for i in np.flatnonzero(table["quiet"][slots]).tolist():  # declared by the worker's clock, a moment too early
-            slot, since = int(slots[i]), int(table["quiet_since_ms"][slots[i]])
-            self._say(pool, slot, effects, advise.silence(
-                pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since, back_ms=int(ts_ms[i])))
-            table["quiet"][slot] = table["quiet_since_ms"][slot] = 0
 
     def overdue(self, number: int) -> bool:
         """Say whether frames have waited for their births beyond the bounds; make sure of the births, then give up."""
@@ -419,7 +358,7 @@ class Flow:
             if pool.table["historical"][t.slot]:
                 continue  # assessed, never a live alert
             at = seg.at + t.row
-            self._say(pool, t.slot, effects, advise.alert(
+            episodes.say(pool, t.slot, effects, advise.alert(
                 pool, t, score=float(mine[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]),
                 ts_ms=int(ts_ms[t.row]), frames=seg.rows.frames, stale_ms=self.settings.stale_ms,
                 contributions=None if shares is None else shares[at], z=None if z is None else z[at]))

@@ -1,0 +1,89 @@
+"""Episodes: an asset's open alerts over its life: silence and return, reboot, move, retirement. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline import advise, judge
+from pipeline.columns import I64, NS_PER_MS, Effects, Silence
+from pipeline.state import Partition, Pool
+from schemas import Alert
+from schemas.codec import encode_alert
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """silent_ms: without a frame for longer an asset is silent. stale_ms: older alerts annunciate nothing."""
+
+    silent_ms: int
+    stale_ms: int
+
+
+def end_birth(terms: Terms, pool: Pool, slot: int, ts_ms: int, leaves: bool, effects: Effects) -> None:
+    """Say what is due under the old birth at broker time `ts_ms`; who leaves its slot has no open alerts."""
+    table = pool.table
+    if table["historical"][slot]:
+        return
+    if not table["quiet"][slot] and 0 < table["last_ts_ms"][slot] < ts_ms - terms.silent_ms:
+        judge.fall_silent(pool, slot)
+        say(pool, slot, effects, advise.silence(
+            pool, slot, terms.silent_ms, seq=int(table["last_seq"][slot]),
+            since_ms=int(table["quiet_since_ms"][slot])))
+    if leaves or table["quiet"][slot]:
+        _close(terms, pool, slot, ts_ms, effects, level=leaves)
+        table["last_ts_ms"][slot] = ts_ms
+
+
+def _close(terms: Terms, pool: Pool, slot: int, ts_ms: int, effects: Effects, *, level: bool) -> None:
+    seq = int(pool.table["last_seq"][slot])
+    change = judge.clear(pool, slot) if level else None
+    if change is not None:
+        say(pool, slot, effects, advise.alert(
+            pool, change, score=0.0, t_end=ts_ms * NS_PER_MS, seq=seq, ts_ms=ts_ms, frames=1,
+            stale_ms=terms.stale_ms, contributions=None, z=None))
+    if pool.table["quiet"][slot]:
+        say(pool, slot, effects, advise.silence(
+            pool, slot, terms.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]),
+            back_ms=ts_ms))
+        pool.table["quiet"][slot] = pool.table["quiet_since_ms"][slot] = 0
+
+
+def say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:
+    """Publish an alert, and keep it while it is open."""
+    effects.alerts.append(alert)
+    if alert.active:
+        pool.open[slot, alert.rule] = encode_alert(alert)
+    else:
+        pool.open.pop((slot, alert.rule), None)
+
+
+def silences(terms: Terms, part: Partition, now_ms: int, effects: Effects) -> None:
+    """Say which assets of a partition have fallen silent by `now_ms`, broker time."""
+    if part.position < part.replay_until:
+        return  # the manifest's time is ahead of frames that are yet to be applied again
+    for pool in part.order:
+        for slot in judge.quiet(pool, now_ms, terms.silent_ms):
+            say(pool, slot, effects, advise.silence(
+                pool, slot, terms.silent_ms, seq=int(pool.table["last_seq"][slot]),
+                since_ms=int(pool.table["quiet_since_ms"][slot])))
+
+
+def came_back(terms: Terms, pool: Pool, slots: I64, ts_ms: I64, found: Sequence[Silence],
+              effects: Effects) -> None:
+    """Take silences back: those found in the frames, and of `slots` those that the worker's clock declared."""
+    table, silent_ms = pool.table, terms.silent_ms
+    for s in found:
+        if table["historical"][s.slot]:
+            continue
+        if not table["quiet"][s.slot]:  # nobody's time passed in between: the raise comes with the clear
+            say(pool, s.slot, effects,
+                advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
+        say(pool, s.slot, effects,
+            advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms, back_ms=s.back_ms))
+        table["quiet"][s.slot] = table["quiet_since_ms"][s.slot] = 0
+    for i in np.flatnonzero(table["quiet"][slots]).tolist():  # declared by the worker's clock, a moment too early
+        slot, since = int(slots[i]), int(table["quiet_since_ms"][slots[i]])
+        say(pool, slot, effects, advise.silence(
+            pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since, back_ms=int(ts_ms[i])))
+        table["quiet"][slot] = table["quiet_since_ms"][slot] = 0
