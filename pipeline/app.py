@@ -21,6 +21,7 @@ from pipeline.flow import Flow
 from pipeline.infer import EngineThread
 from pipeline.ops import heap, logs
 from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
+from pipeline.ops.reach import BrokerWatch
 from pipeline.ops.server import OpsServer
 from pipeline.ops.settings import Settings
 from pipeline.ops.watchdog import Watchdog
@@ -167,6 +168,7 @@ class Runtime:
             heap.give_back()  # what reading all births needed
             gc.set_threshold(*GC_THRESHOLDS)
             self._spawn(custody.checkpoints(), worker.housekeeping(), follower.failed(),
+                        BrokerWatch(cfg, self.health, self.events).run(), self._library_lines(),
                         app.wait_until_stopped())
             return await self._until_stopped(app)
         finally:
@@ -191,6 +193,13 @@ class Runtime:
             task.cancel()
             raise KeyboardInterrupt(f"stopped while waiting for {name}")
         task.result()
+
+    async def _library_lines(self) -> None:
+        """Write what the libraries' rate limiter has held back, once they are quiet."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self.library is not None:
+                self.library.report()
 
     def _spawn(self, *coroutines: Any) -> None:
         self._tasks += [asyncio.get_running_loop().create_task(c) for c in coroutines]

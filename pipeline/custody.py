@@ -149,6 +149,7 @@ class Custody:
             self._flow.drop(number)
             self._telemetry.health.revoked(number)
             self._telemetry.metrics.forget(number)
+            self._telemetry.events.forget(number)
             if keep and part is not None and manifest is not None and not part.unsettled \
                     and manifest.offset == part.position:
                 self._kept[number] = (part, manifest.id)

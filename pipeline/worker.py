@@ -269,6 +269,7 @@ class Worker:
                 if part.position >= end:
                     caught_up.append(number)
                 totals = part.totals()
+                self._telemetry.events.frames(number, totals)
                 ends = ("judged", "dead_lettered", "late", "duplicate", "shed")
                 self._telemetry.metrics.show(number, PartitionView(
                     totals, totals["received"] - sum(totals[e] for e in ends), part.unsettled, end - part.position,
