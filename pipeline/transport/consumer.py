@@ -223,7 +223,7 @@ class BatchConsumer(drv.Consumer):  # type: ignore[misc]
                 await owner.release(tps)
         except (TimeoutError, Retryable) as exc:
             log.warning("partitions released without a last checkpoint, the next owner repeats work: %r", exc)
-        except Exception as exc:
+        except Exception as exc:  # a fault of the owner's: its state is unknown, so nothing of it may be committed
             await self.crash(exc)
             return
         try:
