@@ -56,6 +56,7 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
         except TimeoutError:
             log.warning("consumer did not close within %.1f s; left to the session timeout",
                         self.transport.options.stop_timeout_s)
+            await self._consumer._client.close()  # the connections: needs no answer from the broker
 
     async def _watched_send(self, request: Any) -> Any:
         """Send to the group coordinator, note heartbeats, find out whether another member took over our instance id.
