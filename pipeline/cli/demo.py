@@ -71,12 +71,13 @@ def _play(show: "Demo", console: "Console", place: AbstractAsyncContextManager[N
 
     from pipeline.plant.demoview import view_for
 
-    async def main() -> "Result":
+    came: list[int] = []
+
+    async def main() -> "Result | None":
         loop = asyncio.get_running_loop()
         title = f"kizashi demo - {show.plant.assets} pumps, {len(show.plant.faults)} planted faults - {where}"
         with view_for(console, show.scene, title, loop.time(), show.seconds) as view:
             playing = asyncio.ensure_future(show.play(view, place))
-            came: list[int] = []
 
             def interrupt(number: int) -> None:
                 if came:
@@ -87,10 +88,12 @@ def _play(show: "Demo", console: "Console", place: AbstractAsyncContextManager[N
 
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, interrupt, number)
-            try:
-                return await playing
-            except asyncio.CancelledError:
-                console.print("stopped: the worker has drained, nothing is left behind", highlight=False)
-                raise typer.Exit(128 + came[0]) from None
+            await asyncio.wait([playing])
+        return None if playing.cancelled() else playing.result()
 
-    return asyncio.run(main())
+    result = asyncio.run(main())
+    if result is None:
+        how = "the worker has drained" if len(came) == 1 else "the worker was killed"
+        console.print(f"stopped: {how}, nothing is left behind", highlight=False)
+        raise typer.Exit(128 + came[0])
+    return result

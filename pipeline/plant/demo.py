@@ -62,7 +62,7 @@ class Demo:
         self.group = f"kizashi.demo.{run}"
         self.scene = Scene(plant.names, tuple(plant.faults), plant.start_ns)
         self._worker: WorkerProcess | None = None
-        self._last_seq = -1
+        self._last_seq, self._level = -1, False
 
     def hurry(self) -> None:
         """Do not wait for the worker to drain: whoever asked to stop has asked twice."""
@@ -100,16 +100,18 @@ class Demo:
             publish = publish_plant(self.plant, publisher, schedule, until, sending=self._sending)
             async with _running(publish) as publishing:
                 while loop.time() < end:
-                    phase = "live" if self.scene.all_judged else "the worker starts"
+                    phase = "live" if self._level else "the worker starts"
                     await self._step(view, phase, watching, publishing)
                 until.set()
                 await publishing
         return publisher.frames
 
     def _sending(self, seq: int, now: float) -> None:
-        self._last_seq = seq
-        if self.scene.all_judged:  # what had to wait for the worker to start says nothing about its speed
+        # What has to wait until the worker has started and caught up says nothing about its speed.
+        self._level = self._level or self.scene.caught_up(seq - 3)
+        if self._level:
             self.scene.sending(seq, now)
+        self._last_seq = seq
 
     async def _step(self, view: View, phase: str, *tasks: "asyncio.Future[None]") -> None:
         """Show the scene and let a moment pass; raise what ended the worker or a task."""

@@ -45,10 +45,10 @@ class Law:
         """Say both laws with their numbers."""
         c = self.counts
         return [
-            f"frames  published {self.published:,} = received {c['received']:,} = judged {c['judged']:,} "
-            f"+ dead-lettered {c['dead_lettered']:,} + late {c['late']:,} + duplicate {c['duplicate']:,} "
-            f"+ shed {c['shed']:,}",
-            f"rows    {c['rows']:,} = scored {c['rows_scored']:,} + dead-lettered {c['rows_dead_lettered']:,}",
+            f"frames   published {self.published:,} = received {c['received']:,}",
+            f"         = judged {c['judged']:,} + dead-lettered {c['dead_lettered']:,} + late {c['late']:,} "
+            f"+ duplicate {c['duplicate']:,} + shed {c['shed']:,}",
+            f"rows     {c['rows']:,} = scored {c['rows_scored']:,} + dead-lettered {c['rows_dead_lettered']:,}",
         ]
 
 

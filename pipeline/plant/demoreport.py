@@ -33,7 +33,7 @@ def print_verdict(console: Console, result: Result) -> None:
     for what, seconds in (("score", result.scene.score_s), ("alert", result.scene.alert_s)):
         ms = quantiles_ms(seconds)
         if ms is not None:
-            line = f"frame to {what}: p50 {ms[0]:.0f} ms, p99 {ms[1]:.0f} ms over {len(seconds):,}"
+            line = f"latency  frame to {what} p50 {ms[0]:.0f} ms, p99 {ms[1]:.0f} ms, over {len(seconds):,}"
             console.print(line, highlight=False, soft_wrap=True)
     console.print()
     wrong = problems(result)

@@ -75,14 +75,9 @@ class Scene:
         """Return how many assets are in a state."""
         return Counter(self.states.values())[state]
 
-    @property
-    def all_judged(self) -> bool:
-        """Tell whether every asset has had a score."""
-        return len(self.last_seq) == len(self.assets)
-
     def caught_up(self, seq: int) -> bool:
         """Tell whether frame `seq` of every asset is judged."""
-        return all(self.last_seq.get(a, -1) >= seq for a in self.assets)
+        return all(a in self.last_seq and self.last_seq[a] >= seq for a in self.assets)
 
 
 def quantiles_ms(seconds: "deque[float] | list[float]") -> tuple[float, float] | None:

@@ -40,7 +40,7 @@ async def own_topics(cfg: BrokerConfig, topics: Topics, group: str) -> AsyncIter
             await _patiently(lambda: delete_topics(cfg, [topics.name(t) for t in ALL]))
             await _patiently(lambda: delete_group(cfg, group))
         except KizashiError as error:
-            first = f"{before}. " if isinstance(before, KizashiError) else ""
+            first = f"{before}. " if isinstance(before, Exception) else ""
             raise BrokerError(f"{first}Topics {topics.prefix}* or group {group} are left behind: {error}") from error
 
 

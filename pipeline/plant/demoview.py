@@ -65,7 +65,10 @@ class LiveView:
     def update(self, phase: str, now: float) -> None:
         if now - self._drawn >= 1 / _REFRESH_HZ:
             self._drawn = now
-            self._live.update(picture(self._scene, self._title, phase, now - self._begin, self._seconds, now))
+            # Not to the last column: there the ^C that a terminal echoes wraps, and a line of the picture stays behind.
+            width = self._live.console.width - 2
+            progress = bar(phase, now - self._begin, self._seconds)
+            self._live.update(picture(self._scene, self._title, progress, now, width))
 
 
 class PlainView:
@@ -99,12 +102,12 @@ class PlainView:
 
 
 def figures(scene: Scene, now: float) -> Text:
-    """Return the line of figures: rate and latencies."""
-    parts = [f"{scene.frames_per_s(now):,.0f} frames/s"]
-    for what, seconds in (("score", scene.score_s), ("alert", scene.alert_s)):
-        found = quantiles_ms(seconds)
-        parts.append(f"frame to {what} p50 {found[0]:.0f} p99 {found[1]:.0f} ms" if found else f"frame to {what} -")
-    return Text("   ".join(parts))
+    """Return the line of figures: rate and latencies, 75 characters at most."""
+    score, alert = (
+        f"{found[0]:.0f}/{found[1]:.0f} ms" if (found := quantiles_ms(seconds)) else "-"
+        for seconds in (scene.score_s, scene.alert_s)
+    )
+    return Text(f"{scene.frames_per_s(now):,.0f} frames/s   frame to score {score}  to alert {alert}  (p50/p99)")
 
 
 def states(scene: Scene) -> Text:
@@ -126,8 +129,15 @@ def alert_text(alert: Alert) -> Text:
     return text
 
 
-def picture(scene: Scene, title: str, phase: str, elapsed_s: float, seconds: float, now: float) -> RenderableType:
-    """Draw the whole scene."""
+def bar(phase: str, elapsed_s: float, seconds: float) -> Text:
+    """Draw how far the demo is, and what it is doing."""
+    filled = round(40 * min(1.0, elapsed_s / seconds))
+    clock = f"  {min(elapsed_s, seconds):.0f} of {seconds:.0f} s  "
+    return Text.assemble(("━" * filled, "cyan"), ("━" * (40 - filled), "dim"), clock, (phase, "cyan"))
+
+
+def picture(scene: Scene, title: str, progress: RenderableType, now: float, width: int) -> RenderableType:
+    """Draw the whole scene at `now` by its clock, `width` characters wide."""
     grid = Table.grid(padding=(0, 2))
     cells = []
     for asset in scene.assets:
@@ -139,11 +149,8 @@ def picture(scene: Scene, title: str, phase: str, elapsed_s: float, seconds: flo
     for line in newest:
         line.no_wrap, line.overflow = True, "ellipsis"
     newest += [Text("")] * (_NEWEST - len(newest)) if newest else [Text("none yet", "dim"), *[Text("")] * (_NEWEST - 1)]
-    filled = round(40 * min(1.0, elapsed_s / seconds))
-    clock = f"  {min(elapsed_s, seconds):.0f} of {seconds:.0f} s  "
-    progress = Text.assemble(("━" * filled, "cyan"), ("━" * (40 - filled), "dim"), clock, (phase, "cyan"))
     gap = Text("")
     body = Group(
         progress, gap, figures(scene, now), states(scene), gap, grid, gap, Text("newest alerts", "bold"), *newest,
     )
-    return Panel(body, title=title, title_align="left", border_style="cyan")
+    return Panel(body, title=title, title_align="left", border_style="cyan", width=width)

@@ -17,7 +17,7 @@ from pipeline.plant.demo import HISTORY_S, PLANTED, Demo, Result, plant_of
 from pipeline.plant.demolaw import Law, counts_of, law_of
 from pipeline.plant.demoreport import print_verdict, problems, report
 from pipeline.plant.demoscene import Finding, Scene, findings, quantiles_ms
-from pipeline.plant.demoview import PlainView, picture, view_for
+from pipeline.plant.demoview import PlainView, bar, picture, view_for
 from pipeline.plant.demoworker import settings_toml
 from pipeline.plant.faults import Fault
 from pipeline.plant.replay import Replay
@@ -55,14 +55,14 @@ def a_scene() -> Scene:
 
 def test_scene_follows_the_state_of_each_asset() -> None:
     scene = a_scene()
-    assert scene.count("calibrating") == 3
+    assert scene.count("calibrating") == 3 and not scene.caught_up(-1)
     scene.calibrated("a/1")
     scene.assessed(scores("a/2", 5, state=1), 1.0)
     scene.assessed(scores("a/3", 5, 6, state=2), 1.0)
     assert [scene.states[a] for a in ASSETS] == ["normal", "over", "alert"]
-    assert not scene.all_judged and not scene.caught_up(5)
+    assert not scene.caught_up(5)
     scene.assessed(scores("a/1", 5, 6), 1.0)
-    assert scene.all_judged and scene.caught_up(5) and not scene.caught_up(6)
+    assert scene.caught_up(5) and not scene.caught_up(6)
 
 
 def test_scene_counts_the_rate_over_the_last_seconds_only() -> None:
@@ -172,7 +172,7 @@ def test_verdict_names_everything_that_went_wrong() -> None:
     ]
 
 
-def printed(result: Result, width: int = 100) -> str:
+def printed(result: Result, width: int = 80) -> str:
     out = io.StringIO()
     print_verdict(Console(file=out, width=width), result)
     return out.getvalue()
@@ -183,7 +183,8 @@ def test_verdict_prints_the_table_the_law_and_one_line_that_says_it_all() -> Non
     assert "planted fault" in text and "first channel named" in text
     (line,) = [x for x in text.splitlines() if x.startswith("leak")]
     assert line.split() == ["leak", "a/1", "10.0", "s", "11.5", "s", "1.5", "s", "discharge_pressure"]
-    assert "frames  published 10 = received 10 = judged 10 + dead-lettered 0 + late 0 + duplicate 0 + shed 0" in text
+    assert "frames   published 10 = received 10\n         = judged 10 + dead-lettered 0 + late 0" in text
+    assert max(map(len, text.splitlines())) < 80
     assert text.rstrip().endswith("every planted fault found, no false alarm, nothing lost (41 s)")
 
 
@@ -226,9 +227,9 @@ def test_picture_fits_a_terminal_of_24_lines_and_shows_states_and_why(width: int
     for n in range(9):
         scene.alerted(an_alert("line1/pump-05", 40.0, revision=n + 1, why="flow down (98%), " * 20), 9.0)
     out = io.StringIO()
-    Console(file=out, width=width, force_terminal=False).print(picture(scene, "title", "live", 9.0, 30.0, 9.0))
+    Console(file=out, width=width).print(picture(scene, "title", bar("live", 9.0, 30.0), 9.0, width - 2))
     lines = out.getvalue().splitlines()
-    assert len(lines) <= 23
+    assert len(lines) <= 23 and max(map(len, lines)) == width - 2
     assert "✖ pump-05" in out.getvalue() and "9 of 30 s  live" in out.getvalue()
     assert sum("line1/pump-05  flow down (98%)" in line and "…" in line for line in lines) == 6
 
