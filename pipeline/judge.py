@@ -13,6 +13,9 @@ from pipeline.state import Column, Pool
 #: takes the same decision in all but the rarest case.
 SCORE_DECIMALS = 6
 
+#: Shares are for people: a thousandth of the score is nothing to act on.
+SHARE_DECIMALS = 3
+
 SEVERITIES = ("low", "medium", "high", "critical")
 
 #: over: the last 64 rows' exceedances, newest in bit 0. below: rows in a row that were below the deadband.
@@ -130,16 +133,21 @@ def fall_silent(pool: Pool, slot: int) -> None:
     pool.touch(slot)
 
 
-def shares(contributions: Array, names: tuple[str, ...], z: Array | None, top: int = 3) -> list[tuple[str, float, str]]:
-    """Rank one row's contributions: (channel, share, direction), largest first, all non-zero ones beyond `top` dropped
-    only if they are below 1 %.
+def shares(contributions: Array, names: tuple[str, ...], z: Array | None) -> list[tuple[str, float, str]]:
+    """Rank one row's contributions: (channel, share, direction), largest first; the shares sum to 1.
+
+    contributions: (channels,) not negative. z: (channels,) how far each channel is from normal, None if unknown.
     """
+    total = float(contributions.sum())
+    if not total > 0:
+        return []
     ranked = np.argsort(-contributions, kind="stable").tolist()
     out: list[tuple[str, float, str]] = []
     for i in ranked:
-        share = round(float(contributions[i]), 4)
-        if share <= 0 or (len(out) >= top and share < 0.01):
+        share = round(float(contributions[i]) / total, SHARE_DECIMALS)
+        if share <= 0:
             break
-        direction = "flat" if z is None or z[i] == 0 else "up" if z[i] > 0 else "down"
-        out.append((names[i], share, direction))
-    return out
+        out.append((names[i], share, "flat" if z is None or z[i] == 0 else "up" if z[i] > 0 else "down"))
+    rest = 1.0 - sum(share for _, share, _ in out)  # what rounding left over or took too much
+    name, share, way = out[0]
+    return [(name, round(share + rest, SHARE_DECIMALS), way), *out[1:]]

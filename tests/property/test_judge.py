@@ -76,3 +76,13 @@ def test_judge_ignores_rows_without_a_score() -> None:
     place, usable = np.arange(3), np.array([True, False, True])
     states, changes = judge.step(pool, np.zeros(3, np.int64), np.array([0.0, 9.0, 0.0]), place, place, usable)
     assert changes == [] and states.tolist() == [0, 0, 0]
+
+
+@given(raw=st.lists(st.floats(0, 1e6), min_size=1, max_size=32))
+def test_shares_are_ranked_and_sum_to_one(raw: list[float]) -> None:
+    found = judge.shares(np.array(raw), tuple(f"c{i}" for i in range(len(raw))), None)
+    assert (found == []) == (sum(raw) == 0)
+    if found:
+        assert abs(sum(share for _, share, _ in found) - 1.0) < 1e-9
+        # the first also takes what rounding left, at most half a thousandth a channel
+        assert all(a[1] >= b[1] - 0.02 for a, b in zip(found[:-1], found[1:], strict=True))

@@ -213,7 +213,7 @@ def test_an_alert_names_channel_direction_window_and_why() -> None:
     alert = rig.alerts[0]
     assert (alert.state, alert.revision, alert.active, alert.rule) == ("raised", 1, True, "anomaly")
     assert alert.contributions[0].channel == "b" and alert.contributions[0].direction == "down"
-    assert sum(c.share for c in alert.contributions) == pytest.approx(1.0, abs=1e-3)
+    assert sum(c.share for c in alert.contributions) == pytest.approx(1.0, abs=1e-12)
     assert "b down" in alert.why and alert.seq == q + 1
     assert alert.window is not None and alert.window.end_ns == alert.t_last
     assert len(rig.effects.calibrations) == 1 and isinstance(rig.engine, Drift)
