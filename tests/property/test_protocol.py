@@ -54,5 +54,5 @@ def test_nothing_is_lost_repeated_or_invented_when_old_workers_go_on_writing(mon
 
 @pytest.mark.parametrize("control", ["commit_first", "blocks_first", "ignore_through"])
 def test_the_model_notices_when_the_protocol_is_broken(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commit before the manifest, blocks before the alerts, a restore that ignores what the blocks say of themselves."""
+    """Commit before the manifest, blocks before the alerts, a restore that ignores what blocks say of themselves."""
     assert any(found for _, found in runs(max(RUNS, 400), monkeypatch, control=control))
