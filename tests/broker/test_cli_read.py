@@ -94,7 +94,8 @@ def test_tail_shows_what_is_there_and_ends(stage):
 
 def test_tail_ends_after_as_many_as_asked_for(stage):
     stage.send("alert.v1", *map(alert, range(20)))
-    assert len(stage.kizashi("tail", "alerts", "--from-beginning", "--max", "3")[1]) == 3
+    code, lines, err = stage.kizashi("tail", "alerts", "--from-beginning", "--max", "3")
+    assert (code, len(lines), err) == (0, 3, "")
 
 
 def test_tail_of_an_empty_topic_ends_with_nothing(stage):
