@@ -1,9 +1,10 @@
 """Checkpoint: what a worker writes of a partition, and how it takes up from there. Pure; `publish` does the writing.
 
 The log is the state: a checkpoint says "this is what the frames below `offset` came to". Blocks are versioned by
-`through`, the offset up to which they hold their assets' frames, never by a counter: two writers would both write "v8".
-A block holds up to the manifest's offset if its `through` is the one that the manifest names, else up to `through`
-itself, so that a half-written checkpoint or a zombie's late write costs a longer replay, never a wrong state.
+`through`, the offset up to which they hold their assets' frames. A block holds up to the manifest's offset if its
+`through` is the one that the manifest names, else up to `through` itself, so that a half-written checkpoint costs a
+longer replay, never a wrong state. The late writes of a worker that was only paused never meet these blocks:
+pipeline/terms.py.
 
 One block holds all that is known of its assets, from the sequence bitmap to the open alert. (Were `acquire` to keep its
 columns in blocks of its own, a frame that one block holds and the other does not could be neither skipped nor applied:
@@ -213,6 +214,9 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
     done.position = part.position = min(needs)
     holds = [int(pool.table["hold"].max(initial=0)) for pool in part.order]
     part.replay_until = max(needs + holds)
+    for pool in part.order:  # a new term, a new writer: its first checkpoint is whole
+        pool.dirty.update(range(pool.blocks))
+    un.dirty = True
     return done
 
 

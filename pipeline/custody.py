@@ -12,7 +12,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from pipeline import checkpoint
+from pipeline import checkpoint, terms
 from pipeline.checkpoint import Manifest, Snapshot
 from pipeline.errors import BrokerError, Rejected
 from pipeline.flow import Flow
@@ -80,9 +80,10 @@ class Custody:
 
     async def _restore(self, tp: TP, committed: Committed | None) -> int:
         start = time.monotonic()
-        records = await self._store.read(tp.partition, self._prefix)
+        stored = terms.sort_out(await self._store.read(tp.partition, self._prefix))
+        records = stored.records
         first, end = await self._store.bounds(tp.partition)
-        manifest = checkpoint.decode_manifest(records["manifest"]) if "manifest" in records else None
+        manifest = checkpoint.decode_manifest(records[terms.MANIFEST]) if records else None
         if manifest is not None and manifest.partitions != self._partitions:
             raise BrokerError(f"topic {self._topic} has {self._partitions} partitions, its checkpoints were "
                               f"written for {manifest.partitions}. Assets live on other partitions now: use a new "
@@ -103,6 +104,7 @@ class Custody:
             begin = await self._store.begin(tp.partition, committed, first, end)
             restored = checkpoint.restore(tp.partition, records, self._pool_for, begin, self._flow.births.share)
             part, position = restored.partition, restored.position
+            part.term, part.stale = stored.next_term(uuid.uuid4().hex[:8]), stored.keys
             for name, fields in restored.notes:
                 self._telemetry.events.emit(name, partition=tp.partition, **fields)
         if position < first:
@@ -206,14 +208,16 @@ class Custody:
         def retry(error: BaseException) -> None:
             self._telemetry.events.emit("checkpoint_failed", partition=part.number, why=repr(error))
 
-        size = 0
+        size, prefix = 0, f"{self._prefix}{part.term}|"
         for key, record in snap.blocks:  # encoded one by one: a checkpoint never doubles the state in memory
             value = checkpoint.encode(record)
             size += len(value)
-            await write(self._producer, self._state, part.number, [((self._prefix + key).encode(), value)], retry)
+            await write(self._producer, self._state, part.number, [((prefix + key).encode(), value)], retry)
         self._state_bytes = max(size, self._state_bytes // 2)
         manifest = checkpoint.encode(snap.manifest)
-        await write(self._producer, self._state, part.number, [((self._prefix + "manifest").encode(), manifest)], retry)
+        await write(self._producer, self._state, part.number, [((prefix + terms.MANIFEST).encode(), manifest)], retry)
+        stale, part.stale = [((self._prefix + key).encode(), None) for key in part.stale], ()
+        await write(self._producer, self._state, part.number, stale, retry)
         if self._flow.partitions.get(part.number) is not part:
             return
         self._last[part.number] = snap.manifest

@@ -168,7 +168,7 @@ class Publisher:
             self._on_acked(message.made_ms)
 
 
-async def write(producer: AIOKafkaProducer, topic: str, partition: int, records: Iterable[tuple[bytes, bytes]],
+async def write(producer: AIOKafkaProducer, topic: str, partition: int, records: Iterable[tuple[bytes, bytes | None]],
                 on_retry: Callable[[BaseException], None]) -> None:
     """Write records to one partition and wait until all are acknowledged; tries again until that is so."""
     left = list(records)

@@ -19,6 +19,7 @@ from pipeline.plant.demoworker import WorkerProcess, settings_toml
 from pipeline.plant.faults import Fault, FaultKind
 from pipeline.plant.publisher import Publisher, Schedule, publish_plant
 from pipeline.plant.simulator import Plant
+from pipeline.terms import sort_out
 from schemas.topics import ASSET, STATE, TELEMETRY
 
 #: The plant has run for this long when the demo begins; its gateway sends that past at once. A baseline needs 400
@@ -130,7 +131,8 @@ class Demo:
         partitions = []
         for number, (_, end) in sorted((await offset_ranges(self.cfg, telemetry)).items()):
             raw = await read_compacted(self.cfg, state, number, prefix)
-            partitions.append(({k.removeprefix(prefix).decode(): v for k, v in raw.items()}, end))
+            stored = sort_out({k.removeprefix(prefix).decode(): v for k, v in raw.items()})
+            partitions.append((stored.records, end))
         return law_of(published, partitions)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline import checkpoint
+from pipeline import checkpoint, terms
 from pipeline.births import BirthBook
 from pipeline.columns import Effects, Poll
 from pipeline.flow import Step
@@ -31,6 +31,7 @@ class Broker:
     letters: dict[bytes, bytes] = field(default_factory=dict)
     committed: int = 0
     reached: int = 0
+    workers: int = 0
 
     def publish(self, effects: Effects) -> None:
         for letter in effects.dead_letters:
@@ -50,8 +51,11 @@ class Worker:
         self.outbox: deque[Effects] = deque()
         self.writing: deque[tuple[str, Any]] = deque()
         self._hear(broker.reached)
-        restored = checkpoint.restore(0, broker.state, self.flow.seats.new_pool, broker.committed)
+        stored = terms.sort_out(broker.state)
+        restored = checkpoint.restore(0, stored.records, self.flow.seats.new_pool, broker.committed)
+        broker.workers += 1
         self.part = restored.partition
+        self.part.term, self.part.stale = stored.next_term(f"{random.Random(broker.workers).random()}"), stored.keys
         if control == "ignore_through":
             _ignore_through(restored, broker)
         self._take(self.flow.adopt(self.part, 0.0, broker.reached))
@@ -128,15 +132,18 @@ class Worker:
         self._take(self.flow.obey_tombstones(0))
         snap = checkpoint.take(self.part, name, 1)
         alerts: list[tuple[str, Any]] = [("alert", None)] * len(self.outbox)
-        blocks: list[tuple[str, Any]] = [("state", (key, checkpoint.encode(record))) for key, record in snap.blocks]
-        manifest = [("state", ("manifest", checkpoint.encode(snap.manifest)))]
+        term = self.part.term
+        blocks: list[tuple[str, Any]] = [("state", (f"{term}|{key}", checkpoint.encode(record)))
+                                         for key, record in snap.blocks]
+        manifest = [("state", (f"{term}|{terms.MANIFEST}", checkpoint.encode(snap.manifest)))]
+        stale, self.part.stale = [("remove", key) for key in self.part.stale], ()
         commit: list[tuple[str, Any]] = [("commit", snap.manifest.offset)]
         if self.control == "blocks_first":
-            order = [*blocks, *manifest, *commit, *alerts]
+            order = [*blocks, *manifest, *stale, *commit, *alerts]
         elif self.control == "commit_first":
-            order = [*alerts, *commit, *blocks, *manifest]
+            order = [*alerts, *commit, *blocks, *manifest, *stale]
         else:
-            order = [*alerts, *blocks, *manifest, *commit]
+            order = [*alerts, *blocks, *manifest, *stale, *commit]
         self.writing += [*order, ("durable", snap.manifest)]
 
     def write(self, upto: int = 1 << 30) -> None:
@@ -148,6 +155,8 @@ class Worker:
                 self.publish(1)
             elif kind == "state":
                 self.broker.state[what[0]] = what[1]
+            elif kind == "remove":
+                self.broker.state.pop(what, None)
             elif kind == "commit":
                 self.broker.committed = what
             else:
@@ -190,7 +199,7 @@ def play(world: World, seed: int, *, zombies: bool = False, crashes: bool = True
             worker = Worker(world, broker, control)
         else:
             _act(rng, worker, next(names))
-        if lingering and rng.random() < 0.4:
+        if lingering and rng.random() < 0.6:
             _linger(rng, lingering, next(names))
     while not worker.done:
         worker.step(rng.randrange(1, 20))
@@ -231,7 +240,7 @@ def _linger(rng: random.Random, lingering: list[Worker], name: str) -> None:
     """Let a worker that was only paused go on: it works, publishes and writes as if it still owned the partition."""
     zombie = rng.choice(lingering)
     act = rng.random()
-    if act < 0.2:
+    if act < 0.1:
         lingering.remove(zombie)
     elif act < 0.7 and zombie.writing:
         zombie.write(rng.randrange(1, 3))

@@ -64,7 +64,7 @@ def make_world(seed: int, length: int = 110) -> World:
     while len(world) < length:
         at, odd = len(world), rng.random()
         ts += rng.choice((1_000, 1_000, 1_000, 20_000, 90_000) if rng.random() < 0.3 else (1_000,))
-        living = [a for a in assets if at < a.ends]
+        living = [a for a in assets if a.begins <= at < a.ends] or assets
         world.values.append(b"\xc1 no frame" if odd < 0.03 else None if odd < 0.04 else rng.choice(living).next(at))
         world.stamps.append(ts)
     for asset in assets:
@@ -78,8 +78,9 @@ def make_world(seed: int, length: int = 110) -> World:
 
 def _assets(rng: random.Random) -> "list[_Asset]":
     assets = [_Asset(rng, name) for name in ("w0", "w1", "w2", "m0")]
-    if rng.random() < 0.7:
-        assets.append(_Asset(rng, "moved", reboot=rng.randrange(20, 90), channels=("a", "b", "c")))
+    for name in ("moved", "moved2"):
+        if rng.random() < 0.6:
+            assets.append(_Asset(rng, name, reboot=rng.randrange(20, 90), channels=("a", "b", "c")))
     if rng.random() < 0.5:
         assets.append(_Asset(rng, "rebooted", reboot=rng.randrange(20, 90)))
     if rng.random() < 0.3:
@@ -99,9 +100,10 @@ def _assets(rng: random.Random) -> "list[_Asset]":
 class _Asset:
     def __init__(self, rng: random.Random, name: str, *, birth_at: int = 0, reboot: int = NEVER, ends: int = NEVER,
                  channels: tuple[str, ...] = ("a", "b"), historical: bool = False) -> None:
-        kind = "motor" if name.startswith("m") and name != "moved" else "other" if name == "unroutable" else "pump"
+        kind = "motor" if name in ("m0", "mchanged") else "other" if name == "unroutable" else "pump"
         self.rng, self.name, self.birth_at, self.reboot = rng, name, birth_at, reboot
         self.ends, self.historical = ends, historical
+        self.begins = rng.choice((0, 0, rng.randrange(60)))
         self.births = [birth(name, asset_class=kind, samples=8 if kind == "motor" else SAMPLES)]
         if reboot < NEVER:
             self.births.append(birth(name, start=2, asset_class=kind, channels=channels,
