@@ -45,7 +45,7 @@ MakeTopics = Callable[..., str]
 def make_topics(kafka: KafkaBroker) -> MakeTopics:
     """Return make(name, partitions=4, **settings) -> the name of a fresh topic on the session's Kafka.
 
-    Settings are the broker's, with `_` for `.`: make("state", 1, cleanup_policy="compact"). exact: do not vary the name.
+    Settings are the broker's, with `_` for `.`: make("state", 1, cleanup_policy="compact"). exact: the name as it is.
     """
     admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 0})
 
