@@ -73,27 +73,26 @@ def _play(show: "Demo", console: "Console", place: AbstractAsyncContextManager[N
 
     came: list[int] = []
 
-    async def main() -> "Result | None":
-        loop = asyncio.get_running_loop()
+    async def main() -> "Result":
+        loop, playing = asyncio.get_running_loop(), asyncio.current_task()
+        assert playing is not None
+
+        def interrupt(number: int) -> None:
+            came.append(number)
+            if len(came) == 1:
+                playing.cancel()
+            else:
+                show.hurry()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupt, number)
         title = f"kizashi demo - {show.plant.assets} pumps, {len(show.plant.faults)} planted faults - {where}"
         with view_for(console, show.scene, title, loop.time(), show.seconds) as view:
-            playing = asyncio.ensure_future(show.play(view, place))
+            return await show.play(view, place)
 
-            def interrupt(number: int) -> None:
-                if came:
-                    show.hurry()
-                else:
-                    playing.cancel()
-                came.append(number)
-
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, interrupt, number)
-            await asyncio.wait([playing])
-        return None if playing.cancelled() else playing.result()
-
-    result = asyncio.run(main())
-    if result is None:
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
         how = "the worker has drained" if len(came) == 1 else "the worker was killed"
         console.print(f"stopped: {how}, nothing is left behind", highlight=False)
-        raise typer.Exit(128 + came[0])
-    return result
+        raise typer.Exit(128 + came[0]) from None

@@ -23,9 +23,9 @@ def settings_toml(cfg: BrokerConfig, run: str) -> str:
         "cert_file": cfg.ssl_cert, "key_file": cfg.ssl_key, "sasl_mechanism": cfg.sasl_mechanism,
         "username": cfg.sasl_username, "password": cfg.sasl_password,
     }
-    lines = ["[broker]", *(f"{k} = {json.dumps(str(v), ensure_ascii=False)}" for k, v in broker.items() if v is not None)]
+    given = {k: json.dumps(str(v), ensure_ascii=False) for k, v in broker.items() if v is not None}
     return "\n".join([
-        *lines,
+        "[broker]", *(f"{k} = {v}" for k, v in given.items()),
         "[topics]", f'prefix = "kizashi.demo.{run}."', "assessment = true",  # the view shows the scores
         "[group]", f'id = "kizashi.demo.{run}"',
         "[worker]", 'start = "earliest"',  # the plant's past is there before the worker is

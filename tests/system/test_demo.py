@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,25 @@ from tests.kafka import KafkaBroker
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def demo(*args: object) -> "subprocess.Popen[str]":
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def demo() -> Iterator[Start]:
+    """Start `kizashi demo` with arguments; what still runs after the test is killed."""
     # A plant's settings in the environment must not reach the demo's worker.
     environment = {**os.environ, "KIZASHI_BROKER__BOOTSTRAP": "192.0.2.1:9092", "KIZASHI_GROUP__ID": "the-plant"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.main", "demo", *map(str, args)], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )
+    with ExitStack() as stack:
+
+        def start(*args: object) -> "subprocess.Popen[str]":
+            process = stack.enter_context(subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli.main", "demo", *map(str, args)], cwd=ROOT, env=environment,
+                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            ))
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 def verdict(process: "subprocess.Popen[str]", report: Path) -> dict[str, object]:
@@ -35,15 +48,14 @@ def verdict(process: "subprocess.Popen[str]", report: Path) -> dict[str, object]
 
 
 def test_demo_finds_its_faults_and_keeps_the_law_on_its_own_broker_and_on_kafka(
-    kafka: KafkaBroker, tmp_path: Path
+    kafka: KafkaBroker, demo: Start, tmp_path: Path
 ) -> None:
-    begin = time.monotonic()
     inside = demo("--seconds", 20, "--report", tmp_path / "inside.json")
     outside = demo("--seconds", 20, "--report", tmp_path / "outside.json", "--broker", kafka.address)
     reports = [verdict(inside, tmp_path / "inside.json"), verdict(outside, tmp_path / "outside.json")]
-    assert time.monotonic() - begin < 60
     for report in reports:
         assert report["ok"] is True and report["problems"] == [] and report["worker_exit"] == 0
+        assert report["seconds"] < 60  # type: ignore[operator]
         assert [f["channel_named"] for f in report["faults"]] == [  # type: ignore[attr-defined]
             "vibration_de", "suction_pressure", "discharge_pressure"]
         law = report["law"]
@@ -57,8 +69,8 @@ def test_demo_finds_its_faults_and_keeps_the_law_on_its_own_broker_and_on_kafka(
     assert [g.group_id for g in groups if g.group_id.startswith("kizashi.demo.")] == []
 
 
-@pytest.mark.parametrize("after_s", [0.0, 3.0, 8.0])
-def test_demo_ends_cleanly_at_ctrl_c(after_s: float) -> None:
+@pytest.mark.parametrize("after_s", [0.0, 7.0])
+def test_demo_ends_cleanly_at_ctrl_c(demo: Start, after_s: float) -> None:
     process = demo("--seconds", 20)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("kizashi demo")
@@ -77,7 +89,7 @@ def _past(line: str, seconds: float) -> bool:
     return float(line.split(" s ")[0]) >= seconds
 
 
-def test_demo_cleans_kafka_up_when_it_is_stopped_half_way(kafka: KafkaBroker) -> None:
+def test_demo_cleans_kafka_up_when_it_is_stopped_half_way(kafka: KafkaBroker, demo: Start) -> None:
     process = demo("--seconds", 20, "--broker", kafka.address)
     assert process.stdout is not None
     while "live" not in process.stdout.readline():
@@ -90,7 +102,7 @@ def test_demo_cleans_kafka_up_when_it_is_stopped_half_way(kafka: KafkaBroker) ->
     assert [t for t in admin.list_topics(timeout=10).topics if t.startswith("kizashi.demo.")] == []
 
 
-def test_demo_says_what_is_wrong_when_the_broker_is_not_there() -> None:
+def test_demo_says_what_is_wrong_when_the_broker_is_not_there(demo: Start) -> None:
     process = demo("--seconds", 20, "--broker", "127.0.0.1:9")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3
