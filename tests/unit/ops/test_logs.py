@@ -40,7 +40,8 @@ def out(clock):
     stream.lines = lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     yield stream
     logging.captureWarnings(False)
-    logging.root.removeHandler(stream.handler)
+    for handler in [h for h in logging.root.handlers if isinstance(h, logs.LibraryHandler)]:
+        logging.root.removeHandler(handler)
     logging.root.setLevel(level)
     structlog.reset_defaults()
 
@@ -143,18 +144,13 @@ def test_python_warnings_are_library_lines(out):
     assert out.lines()[0]["logger"] == "py.warnings"
 
 
-def test_a_reader_that_has_gone_does_not_end_the_writer():
+def test_a_reader_that_has_gone_does_not_end_the_writer(out):
     class Gone(io.StringIO):
         def write(self, text):
             raise BrokenPipeError
 
-    try:
-        logs.configure(Log(), stream=Gone())
-        structlog.get_logger().info("worker_started")
-    finally:
-        logging.captureWarnings(False)
-        logging.root.handlers.clear()
-        structlog.reset_defaults()
+    logs.configure(Log(), stream=Gone())
+    structlog.get_logger().info("worker_started")
 
 
 def test_console_format_is_readable_text(out, clock):
