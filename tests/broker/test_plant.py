@@ -24,7 +24,7 @@ from schemas.codec import decode_birth, decode_frame
 
 pytest.importorskip("confluent_kafka")
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pipeline.plant.demobroker import DemoBroker
 
 pytest.importorskip("confluent_kafka")
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 #: A client in a process of its own, as the worker is: a group reads everything, commits and says where it stands.
 GROUP = """
 import asyncio, sys
