@@ -7,8 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from hypothesis import HealthCheck, settings
 
 from tests.kafka import KafkaBroker, why_not
+
+# A machine that is busy with brokers is slow at times: that is no fault of a property. In CI Hypothesis is also
+# derandomised (its own profile there, which stays the parent).
+settings.register_profile("steady", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 #: What must not be skipped here, e.g. KIZASHI_REQUIRE=kafka: its absence is then a failure.
 REQUIRED = set(os.environ.get("KIZASHI_REQUIRE", "").replace(",", " ").split())
