@@ -84,8 +84,9 @@ class AssetBirth(Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def make(cls, **content: object) -> "AssetBirth":
-        """Build a birth whose `birth_id` is the hash of its content and start."""
-        draft = msgspec.convert({**content, "birth_id": "0" * 16}, cls)
+        """Build a birth whose `birth_id` is the hash of its content and start. Raises msgspec.ValidationError."""
+        plain = msgspec.to_builtins({**content, "birth_id": "0" * 16})  # else ready-made channels would go unchecked
+        draft = msgspec.convert(plain, cls)
         return msgspec.structs.replace(draft, birth_id=draft.digest())
 
     def digest(self) -> str:

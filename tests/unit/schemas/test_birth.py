@@ -6,7 +6,7 @@ import math
 import msgspec
 import pytest
 
-from schemas import AssetBirth
+from schemas import AssetBirth, Channel
 from schemas.codec import decode_birth, encode
 
 CHANNEL = {"name": "pressure", "quantity": "pressure", "unit": "bar"}
@@ -95,3 +95,9 @@ def test_refused_birth_is_refused_on_the_wire_as_well():
 def test_birth_survives_the_wire_with_its_id():
     birth = AssetBirth.make(**CONTENT)
     assert decode_birth(encode(birth)).digest() == birth.birth_id
+
+
+def test_make_checks_channels_that_come_ready_made():
+    with pytest.raises(msgspec.ValidationError, match="name"):
+        AssetBirth.make(asset="a", start_ns=1, channels=(Channel("no spaces", "q", "u"),), rate_hz=1.0,
+                        samples_per_frame=1, asset_class="c", site="s")
