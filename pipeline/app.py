@@ -123,7 +123,8 @@ class Runtime:
         seats = Seating(self.bundles, routes_of(settings), self.births, settings.worker.max_assets,
                         lambda asset: murmur2_partition(asset.encode(), partitions))
         self.flow = flow = Flow(flow_settings(settings), seats, {name: e.inputs for name, e in self.engines.items()})
-        producer, state_producer = await broker.make_producer(cfg), await broker.make_producer(cfg, linger_ms=0)
+        # No linger: an alert should not wait for company, and in a flood what comes during a request is the next one.
+        producer, state_producer = [await broker.make_producer(cfg, linger_ms=0) for _ in range(2)]
         backend = settings.engine.name
         publisher = Publisher(
             producer, settings.topics, backend=backend, stale_ms=round(settings.worker.stale_alert_s * 1000),
