@@ -76,7 +76,8 @@ class PartitionOwner(Protocol):
         Called once per assignment, after the assigned callback returned (heartbeats go out) and before any record is
         handed over; may outlast every timeout of Faust. A partition left out of the result starts at its committed
         offset, or where auto.offset.reset says. A new rebalance cancels it: on CancelledError leave nothing
-        behind, neither `release` nor `lost` will be called. Any other exception crashes the app with it.
+        behind, neither `release` nor `lost` will be called. Retryable: it is called again, after a second. Any other
+        exception crashes the app with it.
         """
 
     async def release(self, partitions: set[TP]) -> None:

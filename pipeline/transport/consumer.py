@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # A commit is one request to the coordinator; on a revoke or a shutdown a broker that is away must not hold us longer.
 _LAST_COMMIT_S = 2.0
+_RETRY_S = 1.0  # one attempt, and one log line, per second while the broker is away
 
 
 class BatchConsumer(drv.Consumer):  # type: ignore[misc]
@@ -172,9 +173,18 @@ class BatchConsumer(drv.Consumer):  # type: ignore[misc]
                 async with asyncio.timeout(self.app.conf.broker_request_timeout / 2):
                     await self._restored.wait()
 
+    async def _positions(self, tps: set[TP]) -> dict[TP, int]:
+        while self._owner is not None:
+            try:
+                return await self._owner.restore(set(tps))
+            except Retryable as exc:
+                log.warning("restore is tried again in %.0f s: %r", _RETRY_S, exc)
+                await asyncio.sleep(_RETRY_S)
+        return {}
+
     async def _restore(self, tps: set[TP]) -> None:
         try:
-            positions = await self._owner.restore(set(tps)) if self._owner is not None else {}
+            positions = await self._positions(tps)
             unsaid = await self.committed(tps - positions.keys())
             positions |= {tp: committed.offset for tp, committed in unsaid.items() if committed}
             accept = await self._thread.here(self._thread.seek_all(positions, tps - positions.keys()))

@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _UNKNOWN_MEMBER_ID, _FENCED_INSTANCE_ID = 25, 82  # Kafka's error codes; aiokafka has no class for the second
+# aiokafka leaves the group when nobody fetched for max.poll.interval (Faust: 1000 s), so also when every partition is
+# full because we hold; and it does not come back, since with its partitions gone nobody fetches. Whether a silent
+# worker is stuck is the watchdog's question.
+_NEVER_MS = 1 << 53
 
 
 def _as_parsed(tp: TopicPartition, record: Any) -> Any:
@@ -39,10 +43,14 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = transport.options.fetch_max_wait_ms  # Faust passes a literal 1500
+        consumer._max_poll_interval_ms = _NEVER_MS
         return consumer
 
     async def on_start(self) -> None:
-        await super().on_start()
+        try:
+            await super().on_start()
+        except KafkaError as exc:
+            raise BrokerError(f"cannot reach {self.app.conf.broker_consumer}: {exc!r}") from exc
         if not self.app.client_only:
             coordinator = self._consumer._coordinator
             self._send, coordinator._send_req = coordinator._send_req, self._watched_send
@@ -93,10 +101,11 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
             return {}
         try:
             return await self._wait_and_drain(consumer, active_partitions, timeout, max_records)
-        except KafkaError:
-            if not self.fenced:
-                raise
-            return {}  # KafkaError('UnknownError()'): must not crash the app before our error, with the remedy, does
+        except KafkaError as exc:
+            if self.fenced:
+                return {}  # KafkaError('UnknownError()') must not crash the app before our error does
+            raise BrokerError(f"cannot read as group {self.app.conf.id} from {self.app.conf.broker_consumer}: {exc!r}. "
+                              "Check the account's rights on group and topic.") from exc
 
     async def _wait_and_drain(self, consumer: Any, active_partitions: Any, timeout: float | None,
                               max_records: int | None) -> dict[Any, Any]:
@@ -200,5 +209,9 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
         return True
 
     async def fetch_committed(self, tps: set[TP]) -> dict[TP, Committed | None]:
-        found = await self._ensure_consumer()._coordinator.fetch_committed_offsets([TopicPartition(*tp) for tp in tps])
+        ask = self._ensure_consumer()._coordinator.fetch_committed_offsets
+        try:
+            found = await ask([TopicPartition(*tp) for tp in tps])
+        except KafkaError as exc:
+            raise BrokerError(f"cannot read the offsets of group {self.app.conf.id}: {exc!r}") from exc
         return {tp: Committed(found[tp].offset, found[tp].metadata or "") if tp in found else None for tp in tps}

@@ -206,6 +206,46 @@ def test_an_error_in_restore_crashes_the_app_with_it(kafka: KafkaBroker, make_to
     run(main)
 
 
+def test_a_restore_that_cannot_reach_the_broker_is_tried_again(kafka: KafkaBroker, make_topics: MakeTopics) -> None:
+    topic = make_topics("frames", 1)
+    produce(kafka.address, topic, 100)
+
+    async def main() -> None:
+        one = Worker(kafka.address, topic, "g-again")
+        attempts: list[set[TP]] = []
+
+        async def restore(partitions: set[TP]) -> dict[TP, int]:
+            attempts.append(partitions)
+            if len(attempts) == 1:
+                raise Retryable("the state topic is away")
+            return {tp: 90 for tp in partitions}
+
+        one.owner.restore = restore  # type: ignore[method-assign]
+        async with running(one):
+            await one.has_seen(10)
+            assert len(attempts) == 2
+
+    run(main)
+
+
+def test_holding_for_longer_than_the_poll_interval_does_not_cost_the_membership(
+    kafka: KafkaBroker, make_topics: MakeTopics
+) -> None:
+    topic = make_topics("frames", 2)
+    produce(kafka.address, topic, 2000, 2)
+
+    async def main() -> None:
+        async with running(kafka.address, topic, broker_max_poll_interval=0.5, max_inflight=100) as one:
+            one.hold = True
+            await one.has_seen(200)
+            await asyncio.sleep(1.5)  # time itself is the subject: three intervals, and three heartbeats
+            one.let_go()
+            await one.has_seen(2000)
+            assert len(one.owner.called("restore")) == 1 and one.owner.called("release") == []
+
+    run(main)
+
+
 def test_a_crash_does_not_release(kafka: KafkaBroker, make_topics: MakeTopics) -> None:
     topic = make_topics("frames", 1)
     produce(kafka.address, topic, 10)

@@ -91,7 +91,8 @@ NAMES: dict[str, list[str] | None] = {
 ATTRIBUTES = {
     "": ["callback", "_read_offset", "_buffered_partitions", "flow_active", "suspend_flow", "transport", "app"],
     "_thread": ["thread_loop", "parent_loop", "_consumer", "consumer", "transport"],
-    "_thread._consumer": ["_fetcher", "_client", "_coordinator", "_closed", "_fetch_max_wait_ms"],
+    "_thread._consumer": ["_fetcher", "_client", "_coordinator", "_closed", "_fetch_max_wait_ms",
+                          "_max_poll_interval_ms"],
     "_thread._consumer._coordinator": ["generation", "member_id", "_group_instance_id"],
     "_thread._consumer._client": ["cluster"],
     "_thread._consumer._fetcher": ["_records", "_closed", "_subscriptions", "_wait_consume_future", "_fetch_waiters",
