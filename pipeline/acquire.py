@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter
 
-import msgspec
 import numpy as np
 
 from pipeline.columns import I64, NS_PER_MS, NS_PER_S, Array, Bool, FrameBatch, Groups, Poll, Silence
@@ -24,7 +23,7 @@ from pipeline.state import (
     Pool,
 )
 from schemas import AssetBirth, TelemetryFrame
-from schemas.codec import DECODE_ERRORS, decode_frame
+from schemas.codec import DECODE_ERRORS, decode_frame, fault
 
 #: Kafka's default for max.message.bytes; a larger record does not come from a broker with defaults.
 MAX_FRAME_BYTES = 1 << 20
@@ -39,11 +38,12 @@ Frames = list[TelemetryFrame | None]
 Rejects = list[tuple[int, Rejected, str | None]]  # index in the poll, why, asset if known
 
 
-class _Version(msgspec.Struct):
-    v: int = 1
-
-
-_decode_version = msgspec.msgpack.Decoder(_Version).decode
+#: What to do about a value that is no frame, by reason.
+_REMEDY = {
+    "undecodable": "Send a msgpack map",
+    "unknown_schema": "This release reads version 1: upgrade the worker, or send version 1",
+    "wrong_type": "See schemas/json/kizashi.telemetry.v1.json",
+}
 
 
 def decode(poll: Poll) -> tuple[Frames, Rejects]:
@@ -73,17 +73,9 @@ def _decode_one(value: bytes | None) -> TelemetryFrame:
                        "Send fewer samples per frame")
     try:
         return decode_frame(value)
-    except msgspec.ValidationError as error:
-        try:
-            version = _decode_version(value).v
-        except DECODE_ERRORS:
-            version = 1
-        if version != 1:
-            raise Rejected("unknown_schema", f"the frame's version is {version}, this release reads 1. "
-                           "Upgrade the worker, or send version 1") from error
-        raise Rejected("wrong_type", f"{error}. See schemas/json/telemetry_frame.json") from error
     except DECODE_ERRORS as error:
-        raise Rejected("undecodable", f"no msgpack telemetry frame: {type(error).__name__}: {error}") from error
+        reason = fault(value)
+        raise Rejected(reason, f"no telemetry frame: {type(error).__name__}: {error}. {_REMEDY[reason]}") from error
 
 
 def resolve(partition: Partition, frames: Sequence[TelemetryFrame]) -> I64:

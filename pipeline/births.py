@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import Rejected
 from schemas import AssetBirth
 from schemas.birth import Channel
-from schemas.codec import DECODE_ERRORS, decode_birth
+from schemas.codec import DECODE_ERRORS, decode_birth, fault
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ def read_birth(key: bytes | None, value: bytes) -> AssetBirth:
     try:
         birth = decode_birth(value)
     except DECODE_ERRORS as error:
-        raise Rejected("undecodable", f"no msgpack birth: {error}. See schemas/json/kizashi.asset.v1.json") from error
+        raise Rejected(fault(value), f"no birth: {error}. See schemas/json/kizashi.asset.v1.json") from error
     if birth.digest() != birth.birth_id:
         raise Rejected("wrong_type", f"birth_id is {birth.birth_id}, the hash of this content is {birth.digest()}. "
                        "Make births with AssetBirth.make, or hash the canonical JSON without birth_id")
