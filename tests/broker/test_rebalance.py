@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import BrokerError, Retryable
 from pipeline.partitions import TP
 from pipeline.transport import TransportOptions
-from tests.broker.test_transport import eventually, produce, run
+from tests.broker.test_transport import produce, run
 from tests.broker.worker import Worker, running
 from tests.conftest import MakeTopics
 from tests.kafka import KafkaBroker
@@ -59,8 +59,7 @@ def test_two_workers_share_the_partitions_and_nothing_is_read_twice_or_lost(
             await asyncio.to_thread(produce, kafka.address, topic, 400, 4)
             await until(lambda: one.seen + two.seen >= 8400)
         for partition in range(4):
-            assert one.offsets[partition] + two.offsets[partition] == list(range(2100)) or sorted(
-                one.offsets[partition] + two.offsets[partition]) == list(range(2100))
+            assert sorted(one.offsets[partition] + two.offsets[partition]) == list(range(2100))
 
     run(main)
 
@@ -333,42 +332,5 @@ def test_stopping_releases_and_takes_less_than_a_second(kafka: KafkaBroker, make
             start = time.monotonic()
         assert time.monotonic() - start < 1
         assert [len(tps) for tps in one.owner.called("release")] == [2]
-
-    run(main)
-
-
-def test_stopping_is_bounded_when_the_broker_does_not_answer(own_kafka: KafkaBroker) -> None:
-    from pipeline.broker import BrokerConfig, NewTopic, create_topics
-
-    async def main() -> None:
-        await create_topics(BrokerConfig(own_kafka.address), [NewTopic("frames", 2)])
-        produce(own_kafka.address, "frames", 100, 2)
-        async with running(own_kafka.address, "frames", options=TransportOptions(release_timeout_s=0.5)) as one:
-            await one.has_seen(100)
-            one.owner.on_release = commit_what_was_seen(one)
-            own_kafka.pause()
-            start = time.monotonic()
-        assert time.monotonic() - start < 5  # release 0.5, last commit 2, consumer thread 1 s
-        assert len(one.owner.called("release")) == 1
-
-    run(main)
-
-
-def test_a_killed_broker_is_survived_without_a_rebalance_when_it_returns_in_time(own_kafka: KafkaBroker) -> None:
-    from pipeline.broker import BrokerConfig, NewTopic, create_topics
-
-    async def main() -> None:
-        await create_topics(BrokerConfig(own_kafka.address), [NewTopic("frames", 2)])
-        produce(own_kafka.address, "frames", 100, 2)
-        async with running(own_kafka.address, "frames", broker_session_timeout=30, broker_request_timeout=40) as one:
-            await one.has_seen(100)
-            own_kafka.kill()
-            await asyncio.to_thread(own_kafka.start)
-            produce(own_kafka.address, "frames", 100, 2)
-            await one.has_seen(200)
-            assert {p: o for p, o in one.offsets.items()} == {0: list(range(100)), 1: list(range(100))}
-            one.consumer.set_safe_offset(TP("frames", 0), 90, "m")
-            assert await one.consumer.commit_now([TP("frames", 0)])
-            await eventually(lambda: one.consumer.committed([TP("frames", 0)]), {TP("frames", 0): (90, "m")})
 
     run(main)

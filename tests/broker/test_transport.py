@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 from confluent_kafka import TopicPartition as ConfluentTP
 from confluent_kafka.admin import AdminClient
 
+from pipeline.broker import BrokerConfig, delete_topics
 from pipeline.partitions import TP, Committed
 from tests.broker.worker import Worker, running
 from tests.conftest import MakeTopics
@@ -18,11 +19,11 @@ from tests.kafka import KafkaBroker
 pytestmark = pytest.mark.timeout(60)
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run(main: Callable[[], Coroutine[Any, Any, None]], within_s: float = 40) -> None:
     """Run a test's coroutine; ends it from within, because Faust's tasks outlive an interrupted loop."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(within_s):
             await main()
 
     asyncio.run(bounded())
@@ -197,6 +198,26 @@ def test_a_hole_is_reported_when_retention_took_what_restore_asks_for(
             await worker.has_seen(40)
             assert worker.owner.called("hole") == [(TP(topic, 0), 10, 60)]
             assert worker.offsets[0] == list(range(60, 100))
+
+    run(main)
+
+
+def test_a_topic_that_is_deleted_and_made_again_is_read_from_its_start_and_reported(
+    kafka: KafkaBroker, make_topics: MakeTopics
+) -> None:
+    topic = make_topics("frames", 1)
+    produce(kafka.address, topic, 100)
+
+    async def main() -> None:
+        async with running(kafka.address, topic) as worker:
+            await worker.has_seen(100)
+            await delete_topics(BrokerConfig(kafka.address), [topic])
+            make_topics(topic, 1, exact=True)
+            await asyncio.to_thread(produce, kafka.address, topic, 20)
+            await worker.has_seen(120)
+            assert worker.offsets[0] == [*range(100), *range(20)]
+            restored_again = len(worker.owner.called("restore")) > 1  # if the group saw the topic gone in between
+            assert restored_again or worker.owner.called("hole") == [(TP(topic, 0), 100, 0)]
 
     run(main)
 
