@@ -17,10 +17,17 @@ class KizashiError(Exception):
     """Base of all errors that Kizashi raises on purpose."""
 
 
+# A decoder's error repeats the value that it refuses: one of a megabyte would make a dead letter that no broker takes,
+# and the partition would wait for ever to be rid of it. Our own texts stay below 300 characters.
+MAX_DETAIL = 1000
+
+
 class Rejected(KizashiError):
-    """Bad input. `reason` is a code of `schemas.topics.REASONS`."""
+    """Bad input. `reason` is a code of `schemas.topics.REASONS`; `detail` is cut to MAX_DETAIL characters."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        if len(detail) > MAX_DETAIL:
+            detail = f"{detail[:MAX_DETAIL // 2]} [...] {detail[-MAX_DETAIL // 2:]}"  # the end says what to do
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 

@@ -8,24 +8,31 @@ from pipeline.errors import Rejected
 from schemas import DeadLetter
 from schemas.deadletter import MAX_ORIGINAL_BYTES
 
+#: A key is an asset's name (at most 128 bytes) or that and a birth_id; of a longer one its beginning tells who sent it.
+MAX_KEY_BYTES = 1024
+
 
 def _kept(value: bytes) -> dict[str, object]:
     original = value if len(value) <= MAX_ORIGINAL_BYTES else None
     return {"length": len(value), "sha256": hashlib.sha256(value).hexdigest(), "original": original}
 
 
+def _key(key: bytes | None) -> bytes | None:
+    return key if key is None else key[:MAX_KEY_BYTES]
+
+
 def record(topic: str, poll: Poll, i: int, error: Rejected, asset: str | None) -> DeadLetter:
     """Build the dead letter of record `i` of a poll."""
     return DeadLetter(
         reason=error.reason, detail=error.detail, stage="acquire", topic=topic, partition=poll.partition,
-        offset=int(poll.offsets[i]), timestamp_ms=int(poll.timestamps_ms[i]), asset=asset, key=poll.keys[i],
+        offset=int(poll.offsets[i]), timestamp_ms=int(poll.timestamps_ms[i]), asset=asset, key=_key(poll.keys[i]),
         **_kept(poll.values[i] or b""))  # type: ignore[arg-type]
 
 
 def birth(topic: str, key: bytes | None, value: bytes, error: Rejected) -> DeadLetter:
     """Build the dead letter of a record of the asset topic that is no birth (its offset is not known to us: -1)."""
     return DeadLetter(reason=error.reason, detail=error.detail, stage="acquire", topic=topic, partition=-1, offset=-1,
-                      timestamp_ms=0, key=key, **_kept(value))  # type: ignore[arg-type]
+                      timestamp_ms=0, key=_key(key), **_kept(value))  # type: ignore[arg-type]
 
 
 def row(topic: str, seg: Segment, i: int, why: str | None) -> DeadLetter:
@@ -35,9 +42,10 @@ def row(topic: str, seg: Segment, i: int, why: str | None) -> DeadLetter:
     """
     who = seg.pool.slots[int(seg.column("slot")[i])]
     if why is None:
-        reason, detail = "not_finite_output", "the model returned NaN or infinity. Check the baseline and the bundle"
+        error = Rejected("not_finite_output", "the model returned NaN or infinity. Check the baseline and the bundle")
     else:
-        reason, detail = "poison_row", f"the engine fails on this row alone: {why}. Check the bundle"
-    return DeadLetter(reason=reason, detail=detail, stage="infer", topic=topic, partition=seg.partition.number,
-                      offset=int(seg.column("offset")[i]), timestamp_ms=int(seg.column("ts_ms")[i]), length=0,
-                      sha256="", asset=who.asset if who else None, row=True)
+        error = Rejected("poison_row", f"the engine fails on this row alone: {why}. Check the bundle")
+    return DeadLetter(reason=error.reason, detail=error.detail, stage="infer", topic=topic,
+                      partition=seg.partition.number, offset=int(seg.column("offset")[i]),
+                      timestamp_ms=int(seg.column("ts_ms")[i]), length=0, sha256="",
+                      asset=who.asset if who else None, row=True)
