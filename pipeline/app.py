@@ -51,7 +51,7 @@ async def check_topics(settings: Settings, cfg: broker.BrokerConfig) -> int:
     if state != telemetry:
         raise BrokerError(f"topic {settings.topics.name(STATE)} has {state} partitions, "
                           f"{settings.topics.name(TELEMETRY)} has {telemetry}: they must be equal. "
-                          "Re-create the state topic with: kizashi topics apply")
+                          "kizashi topics apply grows the state topic; one that is too large must be deleted first")
     return telemetry
 
 
@@ -77,6 +77,10 @@ def _credentials(settings: Settings) -> Any:
                                  ssl_context=cfg.ssl_context())
 
 
+#: Closing connections takes milliseconds; beyond this nobody answers.
+CLOSE_S = 2.0
+
+
 class Runtime:
     """Everything that a worker process holds, started in order and stopped in the reverse."""
 
@@ -92,6 +96,7 @@ class Runtime:
         self.health.warm = True
         self.stop = asyncio.Event()
         self.worker: Worker
+        self.watchdog: Watchdog
         self.custody: Custody
         self.flow: Flow
         self.library: logs.LibraryHandler | None = None
@@ -101,7 +106,7 @@ class Runtime:
         """Run until a signal or a fault. Returns the exit code."""
         settings = self.settings
         server = None
-        watchdog = Watchdog(self.health, time.monotonic, lambda why: self.events.emit("watchdog_fired", why=why))
+        self.watchdog = Watchdog(self.health, time.monotonic, lambda why: self.events.emit("watchdog_fired", why=why))
         if settings.metrics.enabled:
             server = OpsServer(self.metrics, self.health, time.monotonic, settings.metrics.host, settings.metrics.port)
             server.start()
@@ -109,11 +114,11 @@ class Runtime:
         if clear_text_beyond_loopback(settings):
             self.events.emit("clear_text", bootstrap=settings.broker.bootstrap)
         self.telemetry.hold("starting")
-        watchdog.start()
+        self.watchdog.start()
         try:
             return await self._serve()
         finally:
-            watchdog.stop()
+            self.watchdog.stop()
             if server is not None:
                 server.stop()
 
@@ -152,12 +157,13 @@ class Runtime:
                 await worker.on_batch(batch)
                 batch.ack()
 
-        self.events.emit("worker_started", partitions=partitions, bundles=sorted(self.bundles), engine=backend)
+        self.events.emit("worker_started", partitions=partitions, bundles=sorted(self.bundles), engine=backend,
+                         settings=settings.model_dump(mode="json", exclude_defaults=True))
         try:
             await follower.start()
             worker.refresh_births = follower.refresh
             flow.patient = True
-            self._spawn(worker.births())
+            self._spawn(worker.births(), worker.housekeeping(), publisher.failed())
             await self._wait(follower.caught_up(), "births")
             await worker.births_applied()
             custody.births_known.set()
@@ -168,7 +174,7 @@ class Runtime:
             gc.freeze()
             heap.give_back()  # what reading all births needed
             gc.set_threshold(*GC_THRESHOLDS)
-            self._spawn(custody.checkpoints(), worker.housekeeping(), follower.failed(),
+            self._spawn(custody.checkpoints(), follower.failed(),
                         BrokerWatch(cfg, self.health, self.events).run(), self._library_lines(),
                         app.wait_until_stopped())
             return await self._until_stopped(app)
@@ -176,11 +182,10 @@ class Runtime:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await follower.stop()
-            await publisher.stop()
-            for thread in threads.values():
-                thread.close()
-            await asyncio.gather(producer.stop(), state_producer.stop(), return_exceptions=True)
+            # What is durable is: with the broker away, clients would wait for it far beyond any budget.
+            closing = [follower.stop(), publisher.stop(), producer.stop(), state_producer.stop(),
+                       *(asyncio.to_thread(thread.close) for thread in threads.values())]
+            await asyncio.wait([asyncio.ensure_future(c) for c in closing], timeout=CLOSE_S)
             self.events.report(final=True)
             if self.library is not None:
                 self.library.report(final=True)
@@ -218,8 +223,10 @@ class Runtime:
         error = error or app.crash_reason
         self.events.emit("worker_stopping", why="signal" if error is None else str(error))
         self.telemetry.hold("draining")
+        self.watchdog.stop()  # a drain has a budget of its own
         try:
-            async with asyncio.timeout(settings.worker.drain_s if error is None else settings.group.session_timeout_s):
+            budget = settings.worker.drain_s - CLOSE_S if error is None else settings.group.session_timeout_s
+            async with asyncio.timeout(max(CLOSE_S, budget)):
                 if error is not None:
                     worker.give_up()
                 await app.stop()

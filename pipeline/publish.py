@@ -12,13 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
 from pipeline.columns import NS_PER_MS, Effects
+from pipeline.errors import BrokerError
 from pipeline.ops.settings import Topics
 from schemas import Alert
 from schemas.codec import encode, encode_alert
 from schemas.topics import ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER, Topic
+
+#: What no retry mends: a person must act, so the worker ends and says so.
+HOPELESS = (TopicAuthorizationFailedError, ClusterAuthorizationFailedError, MessageSizeTooLargeError)
+#: Dead letters hold up to 64 KiB each: bytes are bounded beside numbers. 64 MiB are a thousand of the largest.
+MAX_PENDING_BYTES = 64 << 20
+#: No checkpoint completes while a message waits: beyond this, taking on more only makes the repeated work longer.
+MAX_PENDING_S = 30.0
 
 #: Between two tries of a message that failed; aiokafka has by then tried for its own request timeout (40 s).
 RETRY_S = 1.0
@@ -61,7 +74,14 @@ class _Lane:
 
     def __init__(self) -> None:
         self.queue: deque[tuple[int, _Message]] = deque()
+        self.failed: list[tuple[int, _Message]] = []
+        self.out = 0  # handed to the client, neither acknowledged nor failed
         self.wake = asyncio.Event()
+
+    def again(self) -> None:
+        """Put what failed back at the head, in its old order; only when nothing is out, or it would be overtaken."""
+        self.queue.extendleft(sorted(self.failed, key=lambda item: item[0], reverse=True))
+        self.failed = []
 
 
 class Publisher:
@@ -75,10 +95,12 @@ class Publisher:
         self._on_acked, self._on_retry = on_acked, on_retry
         self._names = {t.name: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
         self._lanes = {name: _Lane() for name in self._names.values()}
-        self._pending: dict[int, None] = {}  # sequence numbers not yet acknowledged, oldest first
+        self._pending: dict[int, tuple[int, float]] = {}  # number -> bytes, queued at; oldest first
+        self._bytes = 0
         self._next = 0
         self._progress = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def pending(self) -> int:
@@ -94,6 +116,8 @@ class Publisher:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._hopeless.cancel():
+            self._hopeless.exception()  # was told by `failed`, or nobody asked
 
     def send(self, effects: Effects) -> None:
         """Queue everything that a step wants published, in order."""
@@ -124,53 +148,88 @@ class Publisher:
             self._progress.clear()
             await self._progress.wait()
 
-    async def below(self, limit: int) -> None:
-        """Wait until fewer than `limit` messages are unacknowledged."""
-        while len(self._pending) >= limit:
+    def crowded(self, limit: int, now: float) -> bool:
+        """Say whether too much is unacknowledged, or for too long, to take on more. now: seconds, monotonic."""
+        if not self._pending:
+            return False
+        waits_s = now - next(iter(self._pending.values()))[1]
+        return len(self._pending) >= limit or self._bytes >= MAX_PENDING_BYTES or waits_s >= MAX_PENDING_S
+
+    async def relieved(self, limit: int) -> None:
+        """Wait until no more than half of `limit` is unacknowledged, and none of it for long."""
+        while self.crowded(max(1, limit // 2), time.monotonic()):
             self._progress.clear()
             await self._progress.wait()
 
+    async def failed(self) -> None:
+        """Wait until a lane ends by an error that no retry mends, and raise it."""
+        done, _ = await asyncio.wait([*self._tasks, self._hopeless], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
     def _put(self, topic: Topic, key: bytes, value: bytes, headers: Headers, made_ms: int = 0) -> None:
         name = self._names[topic.name]
-        self._pending[self._next] = None
+        self._pending[self._next] = (len(value), time.monotonic())
+        self._bytes += len(value)
         self._lanes[name].queue.append((self._next, _Message(name, key, value, headers, made_ms)))
         self._lanes[name].wake.set()
         self._next += 1
 
     async def _run(self, lane: _Lane) -> None:
         while True:
-            while not lane.queue:
+            if lane.failed and not lane.out:
+                await asyncio.sleep(RETRY_S)
+                lane.again()
+            if lane.failed or not lane.queue:
                 lane.wake.clear()
                 await lane.wake.wait()
-            number, message = lane.queue[0]
+                continue
+            number, message = lane.queue.popleft()
             try:
                 sent = await self._producer.send(message.topic, message.value, message.key, headers=message.headers)
             except KafkaError as error:
-                self._on_retry(message.topic, error)
-                await asyncio.sleep(RETRY_S)
+                self._fail(lane, number, message, error)
                 continue
-            lane.queue.popleft()
-            sent.add_done_callback(lambda done, n=number, m=message: self._done(n, m, done))
+            lane.out += 1
+            sent.add_done_callback(lambda done, n=number, m=message: self._done(lane, n, m, done))
 
-    def _done(self, number: int, message: _Message, done: "asyncio.Future[Any]") -> None:
+    def _done(self, lane: _Lane, number: int, message: _Message, done: "asyncio.Future[Any]") -> None:
+        lane.out -= 1
+        lane.wake.set()
         if done.cancelled():
             return  # the producer was stopped: nobody may take this message for acknowledged
         error = done.exception()
         if error is not None:
-            self._on_retry(message.topic, error)
-            lane = self._lanes[message.topic]
-            lane.queue.appendleft((number, message))
-            lane.wake.set()
+            self._fail(lane, number, message, error)
             return
-        self._pending.pop(number, None)
+        self._bytes -= self._pending.pop(number)[0]
         self._progress.set()
         if message.made_ms:
             self._on_acked(message.made_ms)
 
+    def _fail(self, lane: _Lane, number: int, message: _Message, error: BaseException) -> None:
+        lane.failed.append((number, message))
+        self._on_retry(message.topic, error)
+        if isinstance(error, HOPELESS) and not self._hopeless.done():
+            self._hopeless.set_exception(_refused(message.topic, error))
+
+
+def _refused(topic: str, error: BaseException) -> BrokerError:
+    return BrokerError(f"topic {topic} refuses what this worker writes: {error!r}. Grant it the right to write, or "
+                       "raise max.message.bytes (kizashi topics plan shows what is needed)")
+
+
+def _despair(topic: str, error: BaseException) -> None:
+    if isinstance(error, HOPELESS):
+        raise _refused(topic, error) from error
+
 
 async def write(producer: AIOKafkaProducer, topic: str, partition: int, records: Iterable[tuple[bytes, bytes | None]],
                 on_retry: Callable[[BaseException], None]) -> None:
-    """Write records to one partition and wait until all are acknowledged; tries again until that is so."""
+    """Write records to one partition and wait until all are acknowledged; tries again until that is so.
+
+    Raises BrokerError where no retry helps.
+    """
     left = list(records)
     while left:
         sent = []
@@ -178,9 +237,12 @@ async def write(producer: AIOKafkaProducer, topic: str, partition: int, records:
             for key, value in left:
                 sent.append(await producer.send(topic, value, key, partition=partition))
         except KafkaError as error:
+            _despair(topic, error)
             on_retry(error)
         results = await asyncio.gather(*sent, return_exceptions=True)
         errors = [r for r in results if isinstance(r, BaseException)]
+        for failure in errors:
+            _despair(topic, failure)
         left = [r for i, r in enumerate(left) if i >= len(results) or isinstance(results[i], BaseException)]
         if left:
             if errors:

@@ -87,9 +87,10 @@ class Worker:
 
     async def on_batch(self, batch: RecordBatch) -> None:
         """Carry records as far as the engine; returns when the next ones may come (back-pressure)."""
-        if self._publisher.pending >= self._settings.worker.max_pending_alerts:
+        limit = self._settings.worker.max_pending_alerts
+        if self._publisher.crowded(limit, time.monotonic()):
             self._telemetry.hold("publishing")
-            await self._publisher.below(self._settings.worker.max_pending_alerts // 2)
+            await self._publisher.relieved(limit)
             self._telemetry.release("publishing")
         async with self.admission:
             if batch.tp.partition not in self._flow.partitions:

@@ -1,13 +1,15 @@
 """What counts as acknowledged, and what happens to what fails."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError
 
 from pipeline import publish
 from pipeline.columns import Effects
+from pipeline.errors import BrokerError
 from pipeline.ops.settings import Topics
 from pipeline.publish import Publisher, alert_headers
 from schemas import Alert, DeadLetter
@@ -109,6 +111,50 @@ def test_an_unreachable_topic_holds_up_no_other() -> None:
             future.set_result(None)
         await settle()
         assert publisher.pending == 1 and len(broker.topic("kizashi.alert.v1")) == 1
+
+    run(test)
+
+
+def test_what_failed_together_is_sent_again_in_its_order_and_not_overtaken() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        publisher.send(Effects(dead_letters=[letter(n) for n in range(3)]))
+        await settle()
+        first = broker.topic("kizashi.deadletter.v1")
+        first[1].set_exception(KafkaTimeoutError())
+        publisher.send(Effects(dead_letters=[letter(3)]))
+        await settle()
+        assert len(broker.topic("kizashi.deadletter.v1")) == 3  # the rest waits for what is out
+        first[2].set_exception(KafkaTimeoutError())
+        first[0].set_result(None)
+        await settle()
+        assert [key for _, key, _ in broker.sent[3:]] == [b"t|0|1", b"t|0|2", b"t|0|3"]
+
+    run(test)
+
+
+def test_a_refusal_that_no_retry_mends_ends_the_publisher() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        publisher.send(Effects(dead_letters=[letter(1)]))
+        await settle()
+        broker.topic("kizashi.deadletter.v1")[0].set_exception(TopicAuthorizationFailedError())
+        with pytest.raises(BrokerError, match=r"kizashi\.deadletter\.v1 refuses"):
+            await publisher.failed()
+
+    run(test)
+
+
+def test_too_much_or_too_old_unacknowledged_asks_for_patience() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        now = time.monotonic()
+        assert not publisher.crowded(1, now)
+        publisher.send(Effects(dead_letters=[letter(1)]))
+        assert publisher.crowded(1, now) and not publisher.crowded(2, now)
+        assert publisher.crowded(2, now + publish.MAX_PENDING_S + 1)
+        relieved = asyncio.ensure_future(publisher.relieved(1))
+        await settle()
+        broker.topic("kizashi.deadletter.v1")[0].set_result(None)
+        await settle()
+        assert relieved.done()
 
     run(test)
 
