@@ -86,6 +86,10 @@ class BatchConsumer(drv.Consumer):  # type: ignore[misc]
         flight = self._flights.get(tp)
         return flight.unacked if flight is not None else 0
 
+    def open_to(self, epoch: int) -> bool:
+        """Say whether batches of this epoch would be handed over. Called by the consumer's thread."""
+        return bool(self.flow_active) and epoch == self._accept
+
     def missing_topics(self) -> set[str]:
         """Name the batch topics that the broker does not have. Known once the group has been joined."""
         cluster = self._thread._ensure_consumer()._client.cluster
@@ -187,14 +191,19 @@ class BatchConsumer(drv.Consumer):  # type: ignore[misc]
             positions = await self._positions(tps)
             unsaid = await self.committed(tps - positions.keys())
             positions |= {tp: committed.offset for tp, committed in unsaid.items() if committed}
-            accept = await self._thread.here(self._thread.seek_all(positions, tps - positions.keys()))
-        except IllegalStateError:
-            return  # the next rebalance has begun: the partitions are no longer assigned
+            # Before the seek: a fetch that began before the pause hands over what comes right after the seek, and a
+            # batch that is not accepted by then would be a hole in the log.
+            self._flights = {tp: Flight(tp, self.batch_topics[tp.topic][1], self, positions.get(tp)) for tp in tps}
+            self._accept = self._thread.epoch + 1
+            await self._thread.here(self._thread.seek_all(positions, tps - positions.keys()))
+        except IllegalStateError:  # the next rebalance has begun: the partitions are no longer assigned
+            self._flights, self._accept = {}, -1
+            if self._owner is not None:
+                self._owner.lost(tps)
+            return
         except Exception as exc:  # a fault of the owner's: its state is unknown, so nothing of it may be committed
             await self.crash(exc)
             return
-        self._flights = {tp: Flight(tp, self.batch_topics[tp.topic][1], self, positions.get(tp)) for tp in tps}
-        self._accept = accept
         self._waiting.clear()
         self.resume_partitions(tps)
         self._restored.set()
