@@ -134,6 +134,10 @@ class BatchConsumer(drv.Consumer):  # type: ignore[misc]
         self._room.set()
         self._thread.wake_fetch()
 
+    def resume_flow(self) -> None:
+        super().resume_flow()
+        self._thread.wake_fetch()  # what was found while the flow was stopped, or it waits up to 1 s
+
     async def _wait_next_records(self, timeout: float) -> Any:
         self._drainer = asyncio.current_task()
         if self.flow_active and self._buffered_partitions and not self._get_active_partitions():

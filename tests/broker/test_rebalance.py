@@ -159,6 +159,34 @@ def test_a_restore_is_cancelled_by_the_next_rebalance_and_nothing_is_handed_over
     run(main)
 
 
+def test_nothing_is_lost_when_records_are_fetched_between_the_seek_and_the_resumed_flow(
+    kafka: KafkaBroker, make_topics: MakeTopics
+) -> None:
+    topic, group = make_topics("frames", 4), "g-race"
+    produce(kafka.address, topic, 400, 4)
+
+    async def main() -> None:
+        async with running(kafka.address, topic, group) as one:
+            await one.has_seen(400)
+            one.owner.on_release = commit_what_was_seen(one)  # at the end: only the seek brings records
+            one.owner.start = dict.fromkeys((TP(topic, p) for p in range(4)), 0)
+            resume = one.consumer.resume_partitions
+
+            def resume_then_stall(tps: set[TP]) -> None:
+                resume(tps)
+                asyncio.get_running_loop().call_soon(time.sleep, 0.3)  # a busy loop: the client's thread is faster
+
+            one.consumer.resume_partitions = resume_then_stall
+            async with running(kafka.address, topic, group):
+                await until(lambda: len(one.owner.called("restore")) == 2)
+                await one.has_seen(600)
+                twice = one.owner.called("restore")[1]
+                assert all(one.offsets[tp.partition] == [*range(100), *range(100)] for tp in twice) and len(twice) == 2
+                assert one.owner.called("hole") == []
+
+    run(main)
+
+
 def test_a_restore_may_outlast_fausts_timeouts(kafka: KafkaBroker, make_topics: MakeTopics) -> None:
     topic, orders = make_topics("frames", 1), make_topics("orders", 1)
     produce(kafka.address, topic, 100)

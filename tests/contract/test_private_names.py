@@ -73,6 +73,7 @@ NAMES: dict[str, list[str] | None] = {
     f"{CONSUMER}.resume_partitions": ["self", "tps"],
     f"{CONSUMER}.perform_seek": ["self"],
     f"{CONSUMER}.stop_flow": ["self"],
+    f"{CONSUMER}.resume_flow": ["self"],
     f"{CONSUMER}.crash": ["self", "reason"],
     f"{CONSUMER}.wait_first": ["self", "coros", "timeout"],
     f"{CONSUMER}.add_future": ["self", "coro"],
