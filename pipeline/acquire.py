@@ -172,7 +172,7 @@ def _unpack(birth: AssetBirth, raw: bytes, n: int) -> Array:
     return out
 
 
-def sequence(pool: Pool, found: Candidates, silent_ms: int) -> tuple[FrameBatch, list[Silence]]:
+def sequence(part: Partition, pool: Pool, found: Candidates, silent_ms: int) -> tuple[FrameBatch, list[Silence]]:
     """Drop duplicate and late frames, count gaps, mark frames that follow a silence; update the slots.
 
     A frame counts as duplicate when the bitmap of the last 64 numbers has it, as reordered (and is accepted, in order
@@ -207,7 +207,7 @@ def sequence(pool: Pool, found: Candidates, silent_ms: int) -> tuple[FrameBatch,
             groups = Groups.of(batch.slot)
             was = was[np.isin(slots, batch.slot)]
             slots = batch.slot[groups.first]
-    silences = _silences(batch, groups, was, table["last_ts_ms"], silent_ms)
+    silences = _silences(part, pool, batch, groups, was, silent_ms)
     table["last_ts_ms"][slots] = np.maximum(table["last_ts_ms"][slots], np.maximum.reduceat(batch.ts_ms, groups.first))
     return batch, silences
 
@@ -241,16 +241,23 @@ def _irregular(pool: Pool, slot: int, seqs: I64, start: int, stop: int, keep: Bo
     pool.table["last_seq"][slot], pool.table["seen"][slot] = last, np.uint64(seen)
 
 
-def _silences(batch: FrameBatch, groups: Groups, was: I64, last_ts: I64, silent_ms: int) -> list[Silence]:
-    """Mark the frames that follow a silence. was: (groups,) each slot's sequence number before this batch."""
-    before = np.where(groups.head, last_ts[batch.slot], np.roll(batch.ts_ms, 1))
+def _silences(part: Partition, pool: Pool, batch: FrameBatch, groups: Groups, was: I64,
+              silent_ms: int) -> list[Silence]:
+    """Mark the frames that follow a pause; return the pauses that were silences, or are known as such.
+
+    was: (groups,) each slot's sequence number before this batch.
+    """
+    before = np.where(groups.head, pool.table["last_ts_ms"][batch.slot], np.roll(batch.ts_ms, 1))
     np.greater(batch.ts_ms - before, silent_ms, out=batch.restart)
     batch.restart &= before > 0
+    known = groups.head & (pool.table["quiet"][batch.slot] != 0)
     found = []
-    for i in np.flatnonzero(batch.restart).tolist():
-        start = int(groups.start[i])
+    for i in np.flatnonzero(batch.restart | known).tolist():
+        ts_ms, start = int(batch.ts_ms[i]), int(groups.start[i])
+        if not known[i] and not part.fell_silent(int(before[i]), ts_ms, silent_ms):
+            continue
         seq = int(was[np.searchsorted(groups.first, start)])
         if i > start:
             seq = max(seq, int(batch.seq[start:i].max()))
-        found.append(Silence(int(batch.slot[i]), seq, int(before[i]), int(batch.ts_ms[i])))
+        found.append(Silence(int(batch.slot[i]), seq, int(before[i]), ts_ms))
     return found

@@ -169,6 +169,7 @@ class Runtime:
             custody.births_known.set()
             custody.consumer = batch_consumer(app)
             worker.highwater = custody.consumer.highwater
+            worker.heartbeat_age_s = lambda: custody.consumer.heartbeat_age_s
             await app.start()
             gc.collect()
             gc.freeze()

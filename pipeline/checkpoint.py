@@ -80,6 +80,7 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
     partitions: int
     now_ms: int
     entries: dict[str, list[int]]
+    spans: list[tuple[int, int]] = []
     v: int = 1
 
 
@@ -129,7 +130,8 @@ def take(part: Partition, manifest_id: str, partitions: int) -> Snapshot:
             WaitingRecord(w.asset, w.birth_id, w.historical, list(w.frames), w.leave, w.hold)
             for w in un.waiting.values()])))
     entries[UNASSIGNED] = [un.through]
-    return Snapshot(part.number, blocks, Manifest(manifest_id, position, partitions, part.now_ms, entries))
+    return Snapshot(part.number, blocks, Manifest(
+        manifest_id, position, partitions, part.now_ms, entries, list(part.spans)))
 
 
 def _copy_block(pool: Pool, b: int) -> BlockRecord:
@@ -192,7 +194,7 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
     part = Partition(number, start)
     done = Restored(part, start, manifest)
     if manifest:
-        part.now_ms = manifest.now_ms
+        part.now_ms, part.spans = manifest.now_ms, list(manifest.spans) or [(0, manifest.now_ms)]
     blocks = [_decode_block(v) for k, v in records.items() if k not in ("manifest", UNASSIGNED)]
     for name in sorted({b.pool for b in blocks}):
         _restore_pool(part, name, [b for b in blocks if b.pool == name], manifest, pool_for, share, done)

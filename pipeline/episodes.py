@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline import advise, judge
-from pipeline.columns import I64, NS_PER_MS, Effects, Silence
+from pipeline.columns import NS_PER_MS, Effects, Silence
 from pipeline.state import Partition, Pool
 from schemas import Alert
 from schemas.codec import encode_alert
@@ -20,12 +18,14 @@ class Terms:
     stale_ms: int
 
 
-def end_birth(terms: Terms, pool: Pool, slot: int, ts_ms: int, leaves: bool, effects: Effects) -> None:
+def end_birth(terms: Terms, part: Partition, pool: Pool, slot: int, ts_ms: int, leaves: bool,
+              effects: Effects) -> None:
     """Say what is due under the old birth at broker time `ts_ms`; who leaves its slot has no open alerts."""
     table = pool.table
     if table["historical"][slot]:
         return
-    if not table["quiet"][slot] and 0 < table["last_ts_ms"][slot] < ts_ms - terms.silent_ms:
+    last = int(table["last_ts_ms"][slot])
+    if not table["quiet"][slot] and last and part.fell_silent(last, ts_ms, terms.silent_ms):
         judge.fall_silent(pool, slot)
         say(pool, slot, effects, advise.silence(
             pool, slot, terms.silent_ms, seq=int(table["last_seq"][slot]),
@@ -58,32 +58,27 @@ def say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:
         pool.open.pop((slot, alert.rule), None)
 
 
-def silences(terms: Terms, part: Partition, now_ms: int, effects: Effects) -> None:
-    """Say which assets of a partition have fallen silent by `now_ms`, broker time."""
+def silences(terms: Terms, part: Partition, effects: Effects, now_ms: int | None = None) -> None:
+    """Say which assets of a partition have fallen silent. now_ms: broker time if it went on after the last record."""
     if part.position < part.replay_until:
         return  # the manifest's time is ahead of frames that are yet to be applied again
+    spans = part.spans if now_ms is None else [(part.spans[-1][0], now_ms)]
     for pool in part.order:
-        for slot in judge.quiet(pool, now_ms, terms.silent_ms):
+        for slot in judge.quiet(pool, spans, terms.silent_ms):
             say(pool, slot, effects, advise.silence(
                 pool, slot, terms.silent_ms, seq=int(pool.table["last_seq"][slot]),
                 since_ms=int(pool.table["quiet_since_ms"][slot])))
 
 
-def came_back(terms: Terms, pool: Pool, slots: I64, ts_ms: I64, found: Sequence[Silence],
-              effects: Effects) -> None:
-    """Take silences back: those found in the frames, and of `slots` those that the worker's clock declared."""
+def came_back(terms: Terms, pool: Pool, found: Sequence[Silence], effects: Effects) -> None:
+    """Take silences back; one that nobody has noticed yet is raised first, so that it is the same for every reader."""
     table, silent_ms = pool.table, terms.silent_ms
     for s in found:
         if table["historical"][s.slot]:
             continue
-        if not table["quiet"][s.slot]:  # nobody's time passed in between: the raise comes with the clear
+        if not table["quiet"][s.slot]:
             say(pool, s.slot, effects,
                 advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms))
         say(pool, s.slot, effects,
             advise.silence(pool, s.slot, silent_ms, seq=s.seq, since_ms=s.since_ms, back_ms=s.back_ms))
         table["quiet"][s.slot] = table["quiet_since_ms"][s.slot] = 0
-    for i in np.flatnonzero(table["quiet"][slots]).tolist():  # declared by the worker's clock, a moment too early
-        slot, since = int(slots[i]), int(table["quiet_since_ms"][slots[i]])
-        say(pool, slot, effects, advise.silence(
-            pool, slot, silent_ms, seq=int(table["last_seq"][slot]), since_ms=since, back_ms=int(ts_ms[i])))
-        table["quiet"][slot] = table["quiet_since_ms"][slot] = 0

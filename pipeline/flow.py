@@ -32,9 +32,9 @@ from pipeline.state import (
 )
 from schemas import Assessment, AssetBirth, TelemetryFrame
 
-#: By the worker's clock an asset is called silent this much later than by the log's, so that a frame that the broker
-#: already stamped but that is still under way does not find its asset declared silent.
-WALL_CLOCK_GRACE_MS = 2_000
+#: By the clock an asset is called silent this much later than by the log, so that a frame which the broker has stamped
+#: but which is still under way does not find its asset declared silent.
+CLOCK_GRACE_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,7 @@ class Flow:
         """Carry records of one partition up to full batches. now: monotonic seconds, for the batch delay only."""
         part, step = self.partitions[poll.partition], Step()
         frames, rejects = acquire.decode(poll)
-        if len(poll):
-            part.now_ms = max(part.now_ms, int(poll.timestamps_ms.max()))
+        passing = self._pass_time(part, poll)
         stop = self._admit_frames(part, poll, frames, now, step, whole=not rejects)
         for i, error, _ in rejects:
             if poll.offsets[i] >= part.unassigned.need and (stop is None or i < stop):  # `rest` comes once more
@@ -111,14 +110,30 @@ class Flow:
                 part.unassigned.dirty = True
                 step.effects.dead_letters.append(refuse.record(self.settings.topic, poll, i, error, None))
         part.position = poll.next_offset if stop is None else int(poll.offsets[stop])
+        part.now_ms = int(passing[-1 if stop is None else stop])
+        spans = [(start, min(end, part.now_ms)) for start, end in part.spans if start <= part.now_ms]
+        part.spans = spans or part.spans[:1]
         if stop is not None:
             step.rest = Poll(poll.partition, poll.offsets[stop:], poll.timestamps_ms[stop:], poll.values[stop:],
                              poll.keys[stop:], poll.next_offset)
             return step
-        episodes.silences(self._terms, part, part.now_ms, step.effects)
+        episodes.silences(self._terms, part, step.effects)
+        part.forget_spans()
         if not self.patient:
             self._give_up_waiting(part, step.effects)
         return step
+
+    def _pass_time(self, part: Partition, poll: Poll) -> I64:
+        """Return the partition's time before each record and at the end; note where records came again after an outage.
+
+        Half of what makes an asset silent is an outage of the bus: an asset that sent just before it is not yet late.
+        """
+        now = np.maximum.accumulate(np.append(part.now_ms, poll.timestamps_ms))
+        again = np.flatnonzero((np.diff(now) > self.settings.silent_ms // 2) & (now[:-1] > 0)) + 1
+        starts = [part.spans[-1][0], *now[again].tolist()]
+        ends = [*now[again - 1].tolist(), int(now[-1])]
+        part.spans = [*part.spans[:-1], *zip(starts, ends, strict=True)]
+        return now
 
     def _admit_frames(self, part: Partition, poll: Poll, frames: acquire.Frames, now: float, step: Step, *,
                       whole: bool) -> int | None:
@@ -149,9 +164,9 @@ class Flow:
     def _strangers(self, part: Partition, poll: Poll, live: Sequence[TelemetryFrame], index: I64, codes: I64,
                    effects: Effects) -> int | None:
         """Find places for frames without a slot, in order; return where to cut, or None. Fills in `codes`."""
-        todo = np.flatnonzero(codes < 0).tolist()
+        todo: list[int] = np.flatnonzero(codes < 0)[::-1].tolist()
         while todo:
-            k = todo.pop(0)
+            k = todo.pop()
             frame, i = live[k], int(index[k])
             key = (frame.asset, frame.birth_id, frame.historical)
             code = part.directory.get(key)
@@ -160,7 +175,7 @@ class Flow:
 
                 def farewell(pool: Pool, slot: int, moves: bool, at: int = ts_ms, ended: list[Pool] = ended) -> None:
                     ended.append(pool)
-                    episodes.end_birth(self._terms, pool, slot, at, moves, effects)
+                    episodes.end_birth(self._terms, part, pool, slot, at, moves, effects)
 
                 try:
                     code = self.seats.stranger(part, frame, offset, ts_ms, poll.values[i] or b"", first=k == 0,
@@ -174,7 +189,7 @@ class Flow:
                     continue
                 if ended:
                     codes[:] = acquire.resolve(part, live)
-                    todo = np.flatnonzero(codes < 0).tolist()
+                    todo = np.flatnonzero(codes < 0)[::-1].tolist()
                     continue
             if code == CUT:
                 return k
@@ -187,14 +202,12 @@ class Flow:
         found, rejects = acquire.check(pool, slots, index, frames, poll, self.settings.max_future_ms)
         for i, error, asset in rejects:
             step.effects.dead_letters.append(refuse.record(self.settings.topic, poll, i, error, asset))
-        batch, silences = acquire.sequence(pool, found, self.settings.silent_ms)
+        batch, silences = acquire.sequence(part, pool, found, self.settings.silent_ms)
         if not len(batch):
             return
         groups = Groups.of(batch.slot)
-        quiet = pool.table["quiet"]
-        if silences or quiet[batch.slot[groups.first]].any():
-            episodes.came_back(self._terms, pool, batch.slot[groups.first], batch.ts_ms[groups.first], silences,
-                               step.effects)
+        if silences:
+            episodes.came_back(self._terms, pool, silences, step.effects)
         if pool.bundle.spec.kind == "window":
             rows = window.step(pool, batch, groups)
         else:
@@ -279,20 +292,22 @@ class Flow:
                 if (who.asset, who.birth.birth_id) in self.births.retired and pool.table["leave"][slot] < 0:
                     # by the asset's own time: when the tombstone came is not written in the log
                     last = int(pool.table["last_ts_ms"][slot])
-                    episodes.end_birth(self._terms, pool, slot, last, True, step.effects)
+                    episodes.end_birth(self._terms, part, pool, slot, last, True, step.effects)
                     self.seats.depart(part, pool, slot, part.position)
         return step
 
     # -- time
 
-    def tick(self, now: float, wall_ms: int | None = None, caught_up: Sequence[int] = ()) -> Step:
-        """Let time pass: batches whose delay is over, silences. caught_up: partitions with lag 0, judged by wall_ms."""
+    def tick(self, now: float, clocks: Mapping[int, int] | None = None) -> Step:
+        """Let time pass: batches whose delay is over, silences.
+
+        clocks: partitions with nothing left to read, and how far their time (broker time, ms) has come since.
+        """
         step = Step()
         for batcher in self._batchers.values():
             step.batches += batcher.due(now)
-        if wall_ms is not None:
-            for number in caught_up:
-                episodes.silences(self._terms, self.partitions[number], wall_ms - WALL_CLOCK_GRACE_MS, step.effects)
+        for number, now_ms in (clocks or {}).items():
+            episodes.silences(self._terms, self.partitions[number], step.effects, now_ms - CLOCK_GRACE_MS)
         return step
 
     def flush(self) -> list[Batch]:

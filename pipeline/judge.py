@@ -1,6 +1,6 @@
 """Judge: scores against limits, with on-delay, off-delay and deadband; only transitions become alerts. [SD/HA]"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,12 +115,17 @@ def clear(pool: Pool, slot: int) -> Transition | None:
     return _change(pool, "cleared", -1, slot, 0, int(pool.table["t_raised"][slot]), int(pool.table["alert_seq"][slot]))
 
 
-def quiet(pool: Pool, now_ms: int, silent_ms: int) -> list[int]:
-    """Return the slots that have been silent for more than `silent_ms` and were not known to be; mark them."""
+def quiet(pool: Pool, spans: Sequence[tuple[int, int]], silent_ms: int) -> list[int]:
+    """Return the slots that were silent for more than `silent_ms` and not known to be; mark them.
+
+    spans: stretches of broker time, ms, in which records came, from those of slots seen last to now.
+    """
     table, used = pool.table, len(pool.slots)
     last = table["last_ts_ms"][:used]
-    late = (last > 0) & (now_ms - last > silent_ms) & (table["quiet"][:used] == 0) & (table["leave"][:used] < 0)
-    late &= table["historical"][:used] == 0
+    late = np.zeros(used, bool)
+    for start, end in spans:
+        late |= end - np.maximum(last, start) > silent_ms
+    late &= (last > 0) & (table["quiet"][:used] == 0) & (table["leave"][:used] < 0) & (table["historical"][:used] == 0)
     slots: list[int] = np.flatnonzero(late).tolist()
     for slot in slots:
         fall_silent(pool, slot)

@@ -16,6 +16,9 @@ from schemas import AssetBirth
 #: A checkpoint block should stay well below Kafka's 1 MiB record limit, and be large enough to be few.
 BLOCK_BYTES = 384 * 1024
 
+#: Outages that a partition remembers while frames wait for their births; a bus that is out more often is out for good.
+MAX_SPANS = 64
+
 #: Counted per slot. Frames: received = judged + dead_lettered + late + duplicate + shed + in flight.
 COUNTERS = (
     "received", "judged", "dead_lettered", "late", "duplicate", "shed", "reordered", "gap_frames",
@@ -222,6 +225,8 @@ class Partition:
         self.left: dict[Key, int] = {}  # offset at which a key left a slot that is not yet vacated
         self.unassigned = Unassigned()
         self.now_ms = 0  # the largest broker timestamp read
+        #: stretches of broker time with records, (first, last), newest last: between them the bus was out
+        self.spans = [(0, 0)]
         self.replay_until = 0  # below it some block already holds some frames
         self.fresh_from = 0  # end of the log when we took over: a predecessor may have published what comes before
         self.retiring = False  # a tombstone is to be obeyed once `fresh_from` is reached
@@ -230,6 +235,21 @@ class Partition:
         self.assets = 0
         self.checkpoints = 0
         self.unsettled = 0  # rows handed to the batcher and not yet settled
+
+    def fell_silent(self, last_ms: int, until_ms: int, silent_ms: int) -> bool:
+        """Say whether an asset whose last frame came at `last_ms` was silent for too long before `until_ms`.
+
+        Only time with records of others counts: while nobody's came, the bus was silent and not this asset.
+        """
+        return any(min(end, until_ms) - max(start, last_ms) > silent_ms
+                   for start, end in self.spans if start <= until_ms)
+
+    def forget_spans(self) -> None:
+        """Drop the stretches that nobody's silence will be measured by any more."""
+        if self.position >= self.replay_until:  # until then silences are not judged
+            waits = (w.frames[0][1] for w in self.unassigned.waiting.values() if w.leave < 0 and w.frames)
+            oldest = min(waits, default=self.now_ms)
+            self.spans = [s for s in self.spans[:-1] if s[1] >= oldest][-MAX_SPANS:] + self.spans[-1:]
 
     def pool_at(self, code: int) -> tuple[Pool, int]:
         return self.order[code >> 32], code & 0xFFFFFFFF

@@ -43,18 +43,18 @@ class _Keys(Sequence[bytes | None]):
         return _Keys(self._records[i]) if isinstance(i, slice) else self._records[i].key
 
 
-def poll_of(batch: RecordBatch, wall_ms: int) -> Poll:
+def poll_of(batch: RecordBatch, latest_ms: int) -> Poll:
     """Turn a batch of records into columns.
 
-    Times are the broker's (LogAppendTime). Where a topic takes the producers' (CreateTime), none may lie ahead of the
-    worker's clock, or one broken clock would make every other asset of the partition look silent.
+    Times are the broker's (LogAppendTime). Where a topic takes the producers' (CreateTime), none may lie far ahead of
+    the worker's clock (latest_ms), or one broken clock would make every other asset of the partition look silent.
     """
     records, n = batch.records, len(batch)
     dense = batch.next_offset - batch.start == n
     offsets = np.arange(batch.start, batch.next_offset) if dense else np.fromiter(map(_offset, records), np.int64, n)
     stamps = np.fromiter(map(_timestamp, records), np.int64, n)
     if getattr(records[0], "timestamp_type", 0) == 0:
-        stamps = np.minimum(stamps, wall_ms)
+        stamps = np.minimum(stamps, latest_ms)
     return Poll(batch.tp.partition, offsets, stamps, list(map(_value, records)), _Keys(records), batch.next_offset)
 
 
@@ -72,6 +72,8 @@ class Worker:
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self.highwater: Callable[[TP], int | None] = lambda tp: None
         self.refresh_births: Callable[[], Awaitable[None]] = _nothing
+        self.heartbeat_age_s: Callable[[], float | None] = lambda: None
+        self._read_at: dict[int, float] = {}  # when a partition's time was last read from its log, monotonic
         self.admission = asyncio.Lock()
         self.frames = 0  # admitted since the last checkpoint
         self._queue: deque[Batch] = deque()
@@ -95,8 +97,9 @@ class Worker:
         async with self.admission:
             if batch.tp.partition not in self._flow.partitions:
                 return
-            poll: Poll | None = poll_of(batch, time.time_ns() // 1_000_000)
+            poll: Poll | None = poll_of(batch, round((time.time() + self._settings.worker.max_future_s) * 1000))
             self.frames += len(batch)
+            self._read_at[batch.tp.partition] = time.monotonic()
             while poll is not None:
                 start = time.perf_counter()
                 step = self._flow.admit(poll, time.monotonic())
@@ -262,13 +265,18 @@ class Worker:
                                       "its partitions now"))
             self._beat_at = now
             self._telemetry.health.beat(now)
-            caught_up = []
+            clocks = {}
+            heard = self.heartbeat_age_s()
+            if heard is None or heard > 3 * self._settings.group.heartbeat_s:
+                # No broker, no frames: nobody's silence says anything until frames have had their time to come again.
+                self._read_at = dict.fromkeys(self._flow.partitions, now)
             for number, part in self._flow.partitions.items():
                 end = self.highwater(TP(self._topic, number))
                 end = part.position if end is None else max(end, part.position)
                 self._telemetry.health.progress(number, part.position, end, now)
-                if part.position >= end:
-                    caught_up.append(number)
+                if part.position >= end and part.now_ms:
+                    # the broker's time moved on by our monotonic clock: wall clocks of two machines are never compared
+                    clocks[number] = part.now_ms + round((now - self._read_at.setdefault(number, now)) * 1000)
                 totals = part.totals()
                 self._telemetry.events.frames(number, totals)
                 ends = ("judged", "dead_lettered", "late", "duplicate", "shed")
@@ -276,7 +284,7 @@ class Worker:
                     totals, totals["received"] - sum(totals[e] for e in ends), part.unsettled, end - part.position,
                     part.assets))
             if not self.admission.locked():
-                self.run(self._flow.tick(now, time.time_ns() // 1_000_000, caught_up))
+                self.run(self._flow.tick(now, clocks))
             self._telemetry.metrics.pending_alerts.set(self._publisher.pending)
             self._telemetry.events.report()
             await asyncio.sleep(1.0)

@@ -181,7 +181,7 @@ def test_historical_frames_are_assessed_but_touch_no_live_state_and_raise_nothin
 def test_silence_is_said_once_and_taken_back_when_frames_come_again() -> None:
     rig = Rig.make(window_bundle(), [PUMP, birth("q")])
     rig.poll([frame(PUMP, 0), frame(birth("q"), 0)], ts_ms=1_000)
-    for k, ts in enumerate((30_000, 60_999, 61_001, 62_000)):
+    for k, ts in enumerate((20_000, 40_000, 60_999, 61_001, 62_000)):
         rig.poll([frame(birth("q"), k + 1)], ts_ms=ts)
     rig.poll([frame(PUMP, 1)], ts_ms=90_000)
     said = [(a.asset, a.rule, a.state, a.revision) for a in rig.alerts]
@@ -190,13 +190,26 @@ def test_silence_is_said_once_and_taken_back_when_frames_come_again() -> None:
 
 
 def test_silence_has_the_same_id_by_the_workers_clock_and_by_the_logs() -> None:
-    by_clock, by_log = (Rig.make(window_bundle(), [PUMP]) for _ in range(2))
+    other = birth("q")
+    by_clock, by_log = (Rig.make(window_bundle(), [PUMP, other]) for _ in range(2))
     for rig in (by_clock, by_log):
-        rig.poll([frame(PUMP, 0)], ts_ms=1_000)
-    by_clock.settle(by_clock.flow.tick(0.0, 100_000, [0]))
+        rig.poll([frame(PUMP, 0), frame(other, 0), frame(other, 1)], ts_ms=[1_000, 30_000, 58_000])
+    by_clock.settle(by_clock.flow.tick(0.0, {0: 64_000}))
+    assert len(by_clock.alerts) == 1
     for rig in (by_clock, by_log):
-        rig.poll([frame(PUMP, 1)], ts_ms=100_000)
+        rig.poll([frame(other, 2), frame(PUMP, 1)], ts_ms=[80_000, 100_000])
     assert by_clock.alerts == by_log.alerts and len(by_log.alerts) == 2
+
+
+def test_an_outage_of_the_bus_is_nobodys_silence() -> None:
+    fleet = [birth(f"p{n}") for n in range(5)]
+    rig = Rig.make(window_bundle(8, 4), fleet)
+    rig.poll([frame(b, 0, 1.0) for b in fleet], ts_ms=1_000)
+    rig.poll([frame(b, 1, 1.0) for b in fleet], ts_ms=[600_000 + n for n in range(5)])
+    assert rig.alerts == [] and rig.part().spans[-1] == (600_000, 600_004)
+    rig.poll([frame(fleet[0], q, 1.0) for q in (2, 3, 4)], ts_ms=[630_000, 659_000, 661_000])
+    assert {a.asset for a in rig.alerts} == {"p1", "p2", "p3", "p4"}
+    assert all(a.t_first == (600_000 + int(a.asset[1])) * 1_000_000 for a in rig.alerts)
 
 
 def test_a_broken_clock_moves_nothing_but_itself() -> None:
