@@ -254,7 +254,7 @@ def _restore_pool(part: Partition, name: str, blocks: Iterable[BlockRecord], man
 def _load_block(part: Partition, pool: Pool, b: BlockRecord, share: Callable[[AssetBirth], AssetBirth]) -> None:
     start = b.block * pool.block_slots
     for c in pool.table.columns:
-        if c.persist and b.used:
+        if c.persist and b.used and c.name in b.columns:  # a column that a later release added keeps its fill
             if c.dtype not in DTYPES:
                 raise ValueError(f"column {c.name} has dtype {c.dtype}")
             pool.table[c.name][start:start + b.used] = _array(b.columns[c.name], c.dtype, (b.used, *c.shape))

@@ -12,8 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.ops.config import load_settings
 from pipeline.ops.settings import Settings
@@ -119,6 +126,8 @@ class Bed:
         self.admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
         self.config = folder / "kizashi.toml"
         self.workers: list[Worker] = []
+        # not by the admin client: its offsets of a topic may for ever fail with FENCED_LEADER_EPOCH (librdkafka 2.16)
+        self._reader = Consumer({"bootstrap.servers": address, "group.id": "chaos-ends", "log_level": 0})
         sections: dict[str, dict[str, Any]] = {
             "broker": {"bootstrap": address}, "topics": {"prefix": self.prefix},
             "group": {"id": self.prefix + "g", "session_timeout_s": 6, "heartbeat_s": 1},
@@ -157,21 +166,42 @@ class Bed:
             if worker.process.poll() is None:
                 worker.process.kill()
                 worker.process.wait()
+        self._reader.close()
 
     # -- what the broker has
 
     def ends(self, topic: Any = TELEMETRY) -> dict[int, int]:
         """Return the end offset of every partition."""
         count = self.partitions if topic in (TELEMETRY, STATE) else 1
-        wanted = {TopicPartition(self.name(topic), p): OffsetSpec.latest() for p in range(count)}
-        found = self.admin.list_offsets(wanted, request_timeout=20)
-        return {tp.partition: done.result().offset for tp, done in found.items()}
+        name = self.name(topic)
+
+        def ask() -> dict[int, int] | None:
+            try:
+                return {p: self._reader.get_watermark_offsets(TopicPartition(name, p), timeout=10)[1]
+                        for p in range(count)}
+            except KafkaException:  # the broker is on its way back
+                return None
+        ends: dict[int, int] = eventually(ask, 90, "the broker does not say where the log ends")
+        return ends
 
     def committed(self) -> dict[int, int]:
         """Return what the group has committed; partitions without a commit are left out."""
         group = self.settings.group.id
-        found = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=20)
-        return {tp.partition: tp.offset for tp in found[group].result().topic_partitions if tp.offset >= 0}
+
+        def ask() -> dict[int, int] | None:
+            try:
+                found = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)],
+                                                               request_timeout=20)
+                return {tp.partition: tp.offset for tp in found[group].result().topic_partitions if tp.offset >= 0}
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+                return None
+        deadline = time.monotonic() + 90
+        while (offsets := ask()) is None:
+            assert time.monotonic() < deadline, "the broker does not say what is committed"
+            time.sleep(0.2)
+        return offsets
 
     def caught_up(self, within_s: float = 60.0) -> None:
         """Wait until everything that the log has is committed."""

@@ -62,6 +62,18 @@ def test_restore_gives_back_every_column_of_every_asset() -> None:
         assert pool.table[column.name][:2].tobytes() == twin.table[column.name][:2].tobytes(), column.name
 
 
+def test_state_of_a_release_that_had_fewer_columns_is_taken_up() -> None:
+    one = rig()
+    feed(one, LOG[:5])
+    snap = checkpoint.take(one.part(), "m1", 1)
+    for _, record in snap.blocks:
+        if isinstance(record, BlockRecord):
+            del record.columns["hold"]
+    other = rig()
+    restored(other, records(snap))
+    assert feed(other, LOG).totals() == feed(one, LOG).totals()
+
+
 def test_a_half_written_checkpoint_replays_only_the_block_that_is_behind() -> None:
     one = rig()
     feed(one, LOG[:2])
