@@ -53,7 +53,7 @@ _SEVERITY: dict[str, Severity] = {"low": "low", "medium": "medium", "high": "hig
 
 def _provisional(pool: Pool, slot: int) -> bool:
     names = {c.name for c in pool.table.columns}
-    return "suspect" in names and bool(pool.table["suspect"][slot])
+    return bool(pool.table["provisional"][slot]) or ("suspect" in names and bool(pool.table["suspect"][slot]))
 
 
 def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, float, str]]) -> str:
@@ -61,6 +61,8 @@ def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, fl
     need, width = spec.judge.on
     ratio = f"score is {score / spec.threshold:.2f} x its limit"
     where = ", ".join(f"{name} {way} ({share:.0%})" for name, share, way in ranked[:3])
+    if t.row < 0:
+        return "the asset was retired, or announced another layout; nothing was measured"
     if t.kind == "cleared":
         return f"back below {1 - spec.judge.deadband:.2f} x the limit for {spec.judge.off} rows; {ratio}"
     said = f"over the limit in {need} of {width} rows; {ratio}" if t.kind == "raised" else f"severity rose; {ratio}"
@@ -80,8 +82,9 @@ def silence(pool: Pool, slot: int, silent_ms: int, *, seq: int, since_ms: int, b
         # not by `seq`: a reordered frame ends a silence and leaves the largest number as it was
         ident = alert_id(birth.site, who.asset, SILENT, birth.birth_id, since_ms)
         pool.table["quiet_id"][slot] = bytearray.fromhex(ident)
-        why = (f"no frame for {silent_ms / 1000:g} s after frame {seq}; its open window is closed. "
-               "Check the gateway, its network and the sensor's power")
+        closed = "; its open window is closed" if pool.bundle.spec.kind == "window" else ""
+        why = (f"no frame in order for {silent_ms / 1000:g} s after frame {seq}{closed}. "
+               "Check the gateway, its network, the sensor's power, and whether its frames come late")
     else:
         ident = bytes(pool.table["quiet_id"][slot]).hex()
         why = f"frames came again after {(back_ms - since_ms) / 1000:.1f} s"

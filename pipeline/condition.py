@@ -138,7 +138,7 @@ def adopt(pool: Pool, slot: int, baseline: Baseline) -> None:
     table["z_mean"][slot], table["whitening"][slot] = baseline.zmean, baseline.whitening
     table["limit"][slot], table["kept"][slot] = baseline.limit, baseline.kept
     table["ewma"][slot] = baseline.ewma
-    table["ready"][slot], table["suspect"][slot] = 1, baseline.status != "good"
+    table["ready"][slot], table["suspect"][slot], table["provisional"][slot] = 1, baseline.status != "good", 0
 
 
 def inherit(pool: Pool, source: int, target: int) -> None:

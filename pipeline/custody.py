@@ -41,7 +41,6 @@ class Custody:
         self.consumer: Any = None
         self.births_known = asyncio.Event()
         self._writing = asyncio.Lock()
-        self._kept: dict[int, tuple[Partition, str]] = {}  # released, with the id of their last manifest
         self._last: dict[int, Manifest] = {}
         self._state_bytes = 0
         self._first: asyncio.Task[None] | None = None  # the loop keeps no reference of its own
@@ -69,7 +68,6 @@ class Custody:
             for tp in partitions:
                 self._flow.drop(tp.partition)
             raise
-        self._kept.clear()
         self._telemetry.health.joined = True
         self._telemetry.release("restoring")
         self._telemetry.release("starting")
@@ -97,18 +95,15 @@ class Custody:
         if why is not None:
             self._telemetry.events.emit("state_discarded", partition=tp.partition, why=why)
             records, manifest = {}, None
-        kept, kept_id = self._kept.get(tp.partition, (None, ""))
-        if manifest is not None and kept is not None and kept_id == manifest.id:
-            part, position = kept, manifest.offset
-        else:
-            begin = await self._store.begin(tp.partition, committed, first, end)
-            restored = checkpoint.restore(tp.partition, records, self._pool_for, begin, self._flow.births.share)
-            part, position = restored.partition, restored.position
-            part.term, part.stale = stored.next_term(uuid.uuid4().hex[:8]), stored.keys
-            for name, fields in restored.notes:
-                self._telemetry.events.emit(name, partition=tp.partition, **fields)
+        begin = await self._store.begin(tp.partition, committed, first, end)
+        restored = checkpoint.restore(tp.partition, records, self._pool_for, begin, self._flow.births.share)
+        part, position = restored.partition, restored.position
+        part.term, part.stale = stored.next_term(uuid.uuid4().hex[:8]), stored.keys
+        for name, fields in restored.notes:
+            self._telemetry.events.emit(name, partition=tp.partition, **fields)
         if position < first:
             self.hole(tp, position, first)
+            self._flow.skip(part)
             position = part.position = first
         if manifest is not None:
             self._last[tp.partition] = manifest
@@ -139,27 +134,26 @@ class Custody:
         try:
             await self.checkpoint(numbers)
         finally:
-            self._forget(numbers, keep=True)
+            self._forget(numbers)
             self._telemetry.release("rebalancing")
 
     def lost(self, partitions: set[TP]) -> None:
-        self._forget([tp.partition for tp in partitions], keep=False)
+        self._forget([tp.partition for tp in partitions])
 
-    def _forget(self, numbers: Iterable[int], *, keep: bool) -> None:
+    def _forget(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            part, manifest = self._flow.partitions.get(number), self._last.pop(number, None)
+            self._last.pop(number, None)
             self._flow.drop(number)
             self._telemetry.health.revoked(number)
             self._telemetry.metrics.forget(number)
             self._telemetry.events.forget(number)
-            if keep and part is not None and manifest is not None and not part.unsettled \
-                    and manifest.offset == part.position:
-                self._kept[number] = (part, manifest.id)
         self._telemetry.events.emit("partitions_revoked", partitions=sorted(numbers))
 
     def hole(self, tp: TP, expected: int, got: int) -> None:
         self._telemetry.events.emit("log_hole", partition=tp.partition, expected=expected, got=got,
                                     records=max(0, got - expected))
+        if tp.partition in self._flow.partitions:
+            self._flow.skip(self._flow.partitions[tp.partition])
 
     def fenced(self, error: BrokerError) -> None:
         self._telemetry.events.emit("fenced", why=str(error))
@@ -192,6 +186,7 @@ class Custody:
                     if part is not None and (known is None or known.offset != part.position or _dirty(part)):
                         snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
                 mark, pause = self._publisher.mark(), time.monotonic() - start
+            self._state_bytes = 0
             try:
                 await self._publisher.acknowledged(mark)
                 while snaps:
@@ -213,7 +208,7 @@ class Custody:
             value = checkpoint.encode(record)
             size += len(value)
             await write(self._producer, self._state, part.number, [((prefix + key).encode(), value)], retry)
-        self._state_bytes = max(size, self._state_bytes // 2)
+        self._state_bytes += size
         manifest = checkpoint.encode(snap.manifest)
         await write(self._producer, self._state, part.number, [((prefix + terms.MANIFEST).encode(), manifest)], retry)
         stale, part.stale = [((self._prefix + key).encode(), None) for key in part.stale], ()

@@ -296,6 +296,16 @@ class Flow:
                     self.seats.depart(part, pool, slot, part.position)
         return step
 
+    def skip(self, part: Partition) -> None:
+        """Take note that records are gone for good: windows start over, what else was learnt is provisional."""
+        for pool in part.order:
+            slots = [slot for slot, _ in pool.seated()]
+            if pool.bundle.spec.kind == "window":
+                pool.table["frames"][slots] = 0
+            else:
+                pool.table["provisional"][slots] = 1
+            pool.dirty.update(range(pool.blocks))
+
     # -- time
 
     def tick(self, now: float, clocks: Mapping[int, int] | None = None) -> Step:

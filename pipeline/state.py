@@ -81,7 +81,7 @@ class Table:
 ACQUIRE_COLUMNS = (
     Column("last_seq", "i8", fill=-1), Column("seen", "u8"), Column("last_ts_ms", "i8"), Column("leave", "i8", fill=-1),
     Column("hold", "i8"),
-    Column("historical", "u1"), Column("counts", "i8", (len(COUNTERS),)),
+    Column("historical", "u1"), Column("provisional", "u1"), Column("counts", "i8", (len(COUNTERS),)),
     Column("period_ns", "f8", persist=False),
 )
 
