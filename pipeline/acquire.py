@@ -187,7 +187,7 @@ def sequence(part: Partition, pool: Pool, found: Candidates, silent_ms: int) -> 
     was = last[slots]
     counts[slots, RECEIVED] += sizes
     pool.touch_many(slots)
-    before = np.where(groups.head, last[batch.slot], np.roll(batch.seq, 1))
+    before = groups.before(batch.seq, was)
     fresh = groups.head & (before < 0)
     regular = (batch.seq == before + 1) | fresh
     if regular.all():
@@ -247,7 +247,7 @@ def _silences(part: Partition, pool: Pool, batch: FrameBatch, groups: Groups, wa
 
     was: (groups,) each slot's sequence number before this batch.
     """
-    before = np.where(groups.head, pool.table["last_ts_ms"][batch.slot], np.roll(batch.ts_ms, 1))
+    before = groups.before(batch.ts_ms, pool.table["last_ts_ms"][batch.slot[groups.first]])
     np.greater(batch.ts_ms - before, silent_ms, out=batch.restart)
     batch.restart &= before > 0
     known = groups.head & (pool.table["quiet"][batch.slot] != 0)

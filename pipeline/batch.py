@@ -12,6 +12,10 @@ from engines.base import TensorSpec
 from pipeline.columns import Array, Rows
 from pipeline.state import Partition, Pool
 
+#: Buffers kept for the next batches: as many as the default lets compute, wait and fill at a time. A burst of rows
+#: takes more (1 MB each in W1) and gives them back.
+MAX_SPARE = 3
+
 
 @dataclass(slots=True)
 class Segment:
@@ -91,7 +95,8 @@ class Batcher:
 
     def recycle(self, batch: Batch) -> None:
         """Take back the buffers of a settled batch."""
-        self._spare.append(batch.buffers)
+        if len(self._spare) < MAX_SPARE:
+            self._spare.append(batch.buffers)
 
     def _allocate(self) -> dict[str, Array]:
         return {s.name: np.zeros((self.max_size, *self._shapes[s.name]), s.dtype) for s in self._specs}

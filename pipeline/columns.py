@@ -71,9 +71,18 @@ class Groups:
         head = np.empty(n, bool)
         head[:1] = True
         np.not_equal(slot[1:], slot[:-1], out=head[1:])
-        first = np.flatnonzero(head)
-        start = np.repeat(first, np.diff(np.append(first, n)))
-        return cls(head, start, first, np.append(first[1:], n) - 1)
+        first: I64 = head.nonzero()[0]
+        last = np.empty_like(first)
+        np.subtract(first[1:], 1, out=last[:-1])
+        last[-1:] = n - 1
+        return cls(head, np.repeat(first, last - first + 1), first, last)
+
+    def before(self, column: I64, carried: I64) -> I64:
+        """Return what stood in `column` one frame earlier of the same slot; carried: (groups,) before the first."""
+        out = np.empty_like(column)
+        out[1:] = column[:-1]
+        out[self.first] = carried
+        return out
 
     @property
     def rank(self) -> I64:

@@ -149,9 +149,10 @@ class Flow:
             stop = self._strangers(part, poll, live, index, codes, step.effects)
             codes = codes[:stop]
         numbers = codes >> 32
-        for number in np.unique(numbers[codes >= 0]).tolist():
-            pool = part.order[number]
-            at = np.flatnonzero(numbers == number)
+        for number, pool in enumerate(part.order):
+            at = (numbers == number).nonzero()[0]
+            if not len(at):
+                continue
             slots = codes[at] & 0xFFFFFFFF
             if part.position < part.replay_until:  # skip what the slots' blocks hold already
                 need = np.maximum(np.asarray(pool.need)[slots // pool.block_slots], pool.table["hold"][slots])

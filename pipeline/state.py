@@ -178,7 +178,7 @@ class Pool:
         self.dirty.add(slot // self.block_slots)
 
     def touch_many(self, slots: I64) -> None:
-        self.dirty.update(np.unique(slots // self.block_slots).tolist())
+        self.dirty.update(np.bincount(slots // self.block_slots).nonzero()[0].tolist())
 
     def seated(self) -> Iterator[tuple[int, Slot]]:
         return ((i, s) for i, s in enumerate(self.slots) if s is not None)
