@@ -57,7 +57,7 @@ class Plant:
         self.producer = Producer({
             "bootstrap.servers": self.bed.address, "partitioner": "murmur2_random", "acks": "all", "linger.ms": 5,
             "enable.idempotence": True, "message.timeout.ms": 3_600_000, "log_level": 0,
-            "queue.buffering.max.messages": 1_000_000})
+            "queue.buffering.max.messages": 1_000_000, "message.max.bytes": 4 << 20})
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
