@@ -30,6 +30,11 @@ MAX_FRAME_BYTES = 1 << 20
 #: Width of the bitmap of sequence numbers seen: a frame that comes later than this many is late.
 SEEN_BITS = 64
 _ALL = (1 << SEEN_BITS) - 1
+#: A counter does not lose a million frames at once (a day at 12 frames/s); a damaged one does.
+MAX_AHEAD = 1 << 20
+#: Frames out of sequence in a row after which theirs is the sequence. A gateway that sends old frames again sends old
+#: times with them, so the number only has to tell a counter that goes on from single damaged ones.
+RESYNC = 8
 
 _key, _seq, _t0, _data, _quality = map(attrgetter, (("asset"), "seq", "t0_ns", "data", "quality"))
 _directory_key = attrgetter("asset", "birth_id", "historical")
@@ -176,7 +181,9 @@ def sequence(part: Partition, pool: Pool, found: Candidates, silent_ms: int) -> 
     """Drop duplicate and late frames, count gaps, mark frames that follow a silence; update the slots.
 
     A frame counts as duplicate when the bitmap of the last 64 numbers has it, as reordered (and is accepted, in order
-    of arrival) when it has not, as late when it is older.
+    of arrival) when it has not, as late when it is older or implausibly far ahead. Frames out of sequence that follow
+    each other while their time goes on are the sequence from then on: a device that counts anew under its old birth, or
+    whose counter was damaged once, must not be late for ever.
     """
     batch, table = found.batch, pool.table
     if not len(batch):
@@ -199,7 +206,7 @@ def sequence(part: Partition, pool: Pool, found: Candidates, silent_ms: int) -> 
         _advance(seen, slots[clean], sizes[clean])
         last[slots[clean]] = batch.seq[groups.last[clean]]
         for g in np.flatnonzero(~clean).tolist():
-            _irregular(pool, int(slots[g]), batch.seq, int(groups.first[g]), int(groups.last[g]) + 1, keep)
+            _irregular(pool, int(slots[g]), batch, int(groups.first[g]), int(groups.last[g]) + 1, keep)
         if not keep.all():
             batch = FrameBatch(*(getattr(batch, name)[keep] for name in FrameBatch.__slots__))
             if not len(batch):
@@ -208,6 +215,7 @@ def sequence(part: Partition, pool: Pool, found: Candidates, silent_ms: int) -> 
             was = was[np.isin(slots, batch.slot)]
             slots = batch.slot[groups.first]
     silences = _silences(part, pool, batch, groups, was, silent_ms)
+    table["last_t0_ns"][slots] = batch.t0_ns[groups.last]
     table["last_ts_ms"][slots] = np.maximum(table["last_ts_ms"][slots], np.maximum.reduceat(batch.ts_ms, groups.first))
     return batch, silences
 
@@ -219,26 +227,36 @@ def _advance(seen: Array, slots: I64, sizes: I64) -> None:
     seen[slots] = np.where(short, (seen[slots] << shift) | ((one << shift) - one), np.uint64(_ALL))
 
 
-def _irregular(pool: Pool, slot: int, seqs: I64, start: int, stop: int, keep: Bool) -> None:
-    counts = pool.table["counts"][slot]
-    last, seen = int(pool.table["last_seq"][slot]), int(pool.table["seen"][slot])
+def _irregular(pool: Pool, slot: int, batch: FrameBatch, start: int, stop: int, keep: Bool) -> None:
+    table = pool.table
+    counts = table["counts"][slot]
+    last, seen, t0 = int(table["last_seq"][slot]), int(table["seen"][slot]), int(table["last_t0_ns"][slot])
+    odd, run = int(table["odd_seq"][slot]), int(table["odd_run"][slot])
     for i in range(start, stop):
-        seq = int(seqs[i])
+        seq = int(batch.seq[i])
         ahead = seq - last
-        if last < 0 or ahead > 0:
+        if last >= 0 and (-ahead >= SEEN_BITS or ahead > MAX_AHEAD):
+            run = min(run + 1, RESYNC) if seq == odd + 1 and int(batch.t0_ns[i]) > t0 else 1
+            odd = seq
+            if run < RESYNC:
+                keep[i] = False
+                counts[LATE] += 1
+                continue
+            last, seen = seq, 1
+        elif last < 0 or ahead > 0:
             counts[GAP_FRAMES] += ahead - 1 if last >= 0 else 0
             seen = ((seen << min(ahead, SEEN_BITS)) | 1) & _ALL if last >= 0 else 1
             last = seq
-        elif -ahead >= SEEN_BITS:
-            keep[i] = False
-            counts[LATE] += 1
         elif seen >> -ahead & 1:
             keep[i] = False
             counts[DUPLICATE] += 1
+            continue
         else:
             seen |= 1 << -ahead
             counts[REORDERED] += 1
-    pool.table["last_seq"][slot], pool.table["seen"][slot] = last, np.uint64(seen)
+        t0, run = int(batch.t0_ns[i]), 0
+    table["last_seq"][slot], table["seen"][slot] = last, np.uint64(seen)
+    table["odd_seq"][slot], table["odd_run"][slot], table["last_t0_ns"][slot] = odd, run, t0
 
 
 def _silences(part: Partition, pool: Pool, batch: FrameBatch, groups: Groups, was: I64,

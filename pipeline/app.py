@@ -129,7 +129,9 @@ class Runtime:
                         lambda asset: murmur2_partition(asset.encode(), partitions))
         self.flow = flow = Flow(flow_settings(settings), seats, {name: e.inputs for name, e in self.engines.items()})
         # No linger: an alert should not wait for company, and in a flood what comes during a request is the next one.
-        producer, state_producer = [await broker.make_producer(cfg, linger_ms=0) for _ in range(2)]
+        producer = await broker.make_producer(cfg, linger_ms=0)
+        state_producer = await broker.make_producer(
+            cfg, linger_ms=0, max_request_bytes=int(STATE.settings["max.message.bytes"]))
         backend = settings.engine.name
         publisher = Publisher(
             producer, settings.topics, backend=backend, stale_ms=round(settings.worker.stale_alert_s * 1000),

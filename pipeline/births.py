@@ -8,6 +8,9 @@ from schemas import AssetBirth
 from schemas.birth import Channel
 from schemas.codec import DECODE_ERRORS, decode_birth, fault
 
+#: 32 channels of the longest names take 8 KiB; what is larger would bloat every checkpoint that holds its asset.
+MAX_BIRTH_BYTES = 16 << 10
+
 
 @dataclass(slots=True)
 class BirthBook:
@@ -38,6 +41,9 @@ class BirthBook:
 
 def read_birth(key: bytes | None, value: bytes) -> AssetBirth:
     """Decode and check a record of the asset topic. Raises Rejected: the birth is not used, its frames will wait."""
+    if len(value) > MAX_BIRTH_BYTES:
+        raise Rejected("oversized", f"the birth has {len(value)} bytes, {MAX_BIRTH_BYTES} bytes are allowed. "
+                       "Shorten names, or leave out components")
     try:
         birth = decode_birth(value)
     except DECODE_ERRORS as error:

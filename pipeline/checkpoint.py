@@ -36,6 +36,8 @@ class Seat(Struct, frozen=True, omit_defaults=True):
     slot: int
     birth: AssetBirth
     historical: bool = False
+    past: tuple[str, ...] = ()
+    since: int = 0
 
 
 class BlockRecord(Struct, frozen=True, omit_defaults=True):
@@ -69,6 +71,7 @@ class UnassignedRecord(Struct, frozen=True, omit_defaults=True):
     through: int
     counts: bytes
     waiting: list[WaitingRecord]
+    given_up: list[tuple[str, str, bool, int]] = []
     v: int = 1
 
 
@@ -128,7 +131,7 @@ def take(part: Partition, manifest_id: str, partitions: int) -> Snapshot:
         un.dirty = False
         blocks.append((UNASSIGNED, UnassignedRecord(un.through, un.counts.tobytes(), [
             WaitingRecord(w.asset, w.birth_id, w.historical, list(w.frames), w.leave, w.hold)
-            for w in un.waiting.values()])))
+            for w in un.waiting.values()], [(*key, hold) for key, hold in un.given_up.items()])))
     entries[UNASSIGNED] = [un.through]
     return Snapshot(part.number, blocks, Manifest(
         manifest_id, position, partitions, part.now_ms, entries, list(part.spans)))
@@ -136,7 +139,8 @@ def take(part: Partition, manifest_id: str, partitions: int) -> Snapshot:
 
 def _copy_block(pool: Pool, b: int) -> BlockRecord:
     start = b * pool.block_slots
-    seats = [Seat(i, s.birth, s.historical) for i, s in enumerate(pool.slots[start:start + pool.block_slots]) if s]
+    seats = [Seat(i, s.birth, s.historical, s.past, s.since)
+             for i, s in enumerate(pool.slots[start:start + pool.block_slots]) if s]
     used = max((s.slot for s in seats), default=-1) + 1
     here = slice(start, start + used)
     return BlockRecord(
@@ -168,6 +172,10 @@ def durable(part: Partition, manifest: Manifest) -> None:
         if (entry.leave >= 0 or not entry.frames) and max(entry.leave, entry.hold) <= manifest.offset:
             del waiting[key]
             part.unassigned.dirty = True
+    given_up = part.unassigned.given_up
+    for key in [key for key, hold in given_up.items() if hold <= manifest.offset]:
+        del given_up[key]
+        part.unassigned.dirty = True
 
 
 @dataclass(slots=True)
@@ -207,6 +215,7 @@ def restore(number: int, records: Mapping[str, bytes], pool_for: Callable[[Asset
         for w in record.waiting:
             un.waiting[w.asset, w.birth_id, w.historical] = Waiting(
                 w.asset, w.birth_id, w.historical, [(o, t, v) for o, t, v in w.frames], w.leave, w.hold)
+        un.given_up = {(a, b, h): hold for a, b, h, hold in record.given_up}
     else:
         un.need = start if manifest else 0
     _settle_moves(part)
@@ -226,10 +235,11 @@ def _restore_pool(part: Partition, name: str, blocks: Iterable[BlockRecord], man
                   pool_for: Callable[[AssetBirth], Pool | None], share: Callable[[AssetBirth], AssetBirth],
                   done: Restored) -> None:
     blocks = sorted(blocks, key=lambda b: b.block)
-    birth = next((s.birth for b in blocks for s in b.seats), None)
-    pool = pool_for(birth) if birth is not None else None
-    if pool is None or pool.key != name or any(b.slots != pool.block_slots for b in blocks):
-        if birth is not None:
+    seats = [s.birth for b in blocks for s in b.seats]
+    # any seat will do: of some assets the route may have changed, and they move with their next frame
+    pool = next((p for p in map(pool_for, seats) if p is not None and p.key == name), None)
+    if pool is None or any(b.slots != pool.block_slots for b in blocks):
+        if seats:
             done.notes.append(("state_discarded", {"pool": name, "why": "no bundle of today has this state's layout",
                                                    "assets": sum(len(b.seats) for b in blocks)}))
         return
@@ -261,7 +271,7 @@ def _load_block(part: Partition, pool: Pool, b: BlockRecord, share: Callable[[As
     for seat in b.seats:
         slot, leave = start + seat.slot, int(pool.table["leave"][start + seat.slot])
         birth = share(seat.birth)
-        who = Slot(birth.asset, birth, seat.historical)
+        who = Slot(birth.asset, birth, seat.historical, tuple(seat.past), seat.since)
         if leave >= 0:  # left, but not yet vacated: replay skips what it holds
             pool.seat(slot, who)
             part.left[who.asset, who.birth.birth_id, who.historical] = leave
@@ -287,7 +297,7 @@ def _settle_moves(part: Partition) -> None:
     starts there). Frames that left the waiting block for a slot that was not written wait again; those that a slot
     holds already no longer wait.
     """
-    seats = sorted(((who.birth.start_ns, who.asset, pool, slot) for pool in part.order for slot, who in pool.seated()
+    seats = sorted(((who.since, who.asset, pool, slot) for pool in part.order for slot, who in pool.seated()
                     if pool.table["leave"][slot] < 0 and not who.historical), key=lambda s: s[:2])
     oldest: set[str] = set()
     for _, asset, pool, slot in seats:

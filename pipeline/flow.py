@@ -332,7 +332,7 @@ class Flow:
 
     def overdue(self, number: int) -> bool:
         """Say whether frames have waited for their births beyond the bounds; make sure of the births, then give up."""
-        return bool(self.partitions[number].unassigned.waiting) and self.seats.overdue(self.partitions[number])
+        return bool(self.partitions[number].unassigned.waiting) and self.seats.overdue(self.partitions[number]) > 0
 
     def give_up(self, number: int) -> Effects:
         """Dead-letter the frames that have waited beyond the bounds."""
@@ -341,8 +341,7 @@ class Flow:
         return effects
 
     def _give_up_waiting(self, part: Partition, effects: Effects) -> None:
-        while part.unassigned.waiting and self.seats.overdue(part):
-            entry, (offset, ts_ms, value) = self.seats.give_up(part)
+        for entry, (offset, ts_ms, value) in self.seats.give_up(part) if part.unassigned.waiting else ():
             part.unassigned.counts[DEAD_LETTERED] += 1
             poll = Poll(part.number, np.array([offset]), np.array([ts_ms]), [value], [None], offset + 1)
             error = Rejected(

@@ -18,6 +18,13 @@ MAX_WAITING_MS = 60_000
 #: Called with pool, slot and whether the asset moves to another pool, before a birth gives way to the next.
 Farewell = Callable[[Pool, int, bool], None]
 
+#: Keys remembered beside the frames that wait. Forgetting one costs a dead letter twice after a crash, no more.
+MAX_GIVEN_UP = 1024
+#: Births that a slot remembers, to tell a straggler from a reboot.
+MAX_PAST = 4
+#: Historical lanes that a partition always has room for.
+MIN_LANES = 16
+
 HELD, LATER, WAITS, CUT = -2, -3, -4, -5  # verdicts on a frame without a slot, beside a code >= 0
 
 
@@ -80,8 +87,9 @@ class Seating:
         `farewell` is called before it, while the slot still has the old birth.
         """
         key: Key = (frame.asset, frame.birth_id, frame.historical)
-        waiting = part.unassigned.waiting.get(key)
-        if (waiting is not None and offset < waiting.hold) or offset < part.left.get(key, -1):
+        un = part.unassigned
+        waiting = un.waiting.get(key)
+        if offset < max(waiting.hold if waiting else -1, un.given_up.get(key, -1), part.left.get(key, -1)):
             return HELD
         birth = self.births.get(frame.asset, frame.birth_id)
         if birth is None and offset < part.unassigned.need:
@@ -94,13 +102,13 @@ class Seating:
                            " Publish the birth again if the asset is back, then replay the dead letters")
         current = None if frame.historical else part.current.get((frame.asset, False))
         if current is None:
-            return self._seat(part, key, birth, offset)
+            return self._seat(part, key, birth, offset, _left_births(part, frame.asset))
         pool, slot = part.pool_at(part.directory[current])
         who = pool.slots[slot]
         assert who is not None
-        if who.birth.start_ns >= birth.start_ns:
-            if offset < pool.need[slot // pool.block_slots]:
-                return HELD
+        if offset < max(pool.need[slot // pool.block_slots], int(pool.table["hold"][slot])):
+            return HELD
+        if birth.birth_id in who.past:  # a straggler, by the log's order: a rebooted device may have lost its clock
             pool.table["counts"][slot, [RECEIVED, LATE]] += 1
             pool.touch(slot)
             return LATER
@@ -110,19 +118,23 @@ class Seating:
         farewell(pool, slot, moves)
         return self._move(part, pool, slot, birth, offset) if moves else self._reboot(part, pool, slot, birth)
 
-    def _seat(self, part: Partition, key: Key, birth: AssetBirth, offset: int) -> int:
+    def _seat(self, part: Partition, key: Key, birth: AssetBirth, offset: int, past: tuple[str, ...] = ()) -> int:
         asset, _, historical = key
         if self._partition_of is not None and self._partition_of(asset) != part.number:
             raise Rejected("misrouted", f"asset {asset} belongs on partition {self._partition_of(asset)} (murmur2 of "
                            f"the key), the record came on {part.number}. Key records by asset; with librdkafka set "
                            "partitioner=murmur2_random")
         pool_key = self.pool_key(birth)
+        lanes = sum(k[2] for k in part.directory) if historical else 0
+        if historical and lanes >= max(MIN_LANES, self.max_assets // 10):
+            raise Rejected("asset_limit", f"the partition holds {lanes} assets' historical frames, a tenth of "
+                           "worker.max_assets is kept for them. Replay dead letters in smaller parts, or raise it")
         if part.assets >= self.max_assets:
             raise Rejected("asset_limit", f"the partition holds {part.assets} assets, worker.max_assets is "
                            f"{self.max_assets}. Raise it, or add partitions")
         pool = part.pools.get(pool_key) or part.add_pool(self.new_pool(birth))
         slot = pool.take(offset)
-        part.enter(pool, slot, Slot(asset, birth, historical))
+        part.enter(pool, slot, Slot(asset, birth, historical, past, offset))
         pool.touch(slot)
         if historical and pool.bundle.spec.kind == "mewma":
             live = part.directory.get(part.current.get((asset, False), ("", "", False)))
@@ -132,7 +144,7 @@ class Seating:
 
     def _move(self, part: Partition, pool: Pool, slot: int, birth: AssetBirth, offset: int) -> int:
         """Give the asset a slot in another pool, because its layout changed."""
-        code = self._seat(part, (birth.asset, birth.birth_id, False), birth, offset)
+        code = self._seat(part, (birth.asset, birth.birth_id, False), birth, offset, _past(pool, slot))
         self.depart(part, pool, slot, offset)
         return code
 
@@ -143,7 +155,7 @@ class Seating:
         assert who is not None
         part.directory.pop((who.asset, who.birth.birth_id, False))
         part.assets -= 1
-        part.enter(pool, slot, Slot(who.asset, birth, False))
+        part.enter(pool, slot, Slot(who.asset, birth, False, _past(pool, slot), who.since))
         pool.table.reset(slot, ("last_seq", "seen"))
         if pool.bundle.spec.kind == "window":
             pool.table.reset(slot, ("frames",))
@@ -178,24 +190,51 @@ class Seating:
     def remember(part: Partition, key: Key, offset: int) -> None:
         """Note that the frame at `offset` was dead-lettered without a slot: a replay must not count it again."""
         un = part.unassigned
-        un.waiting.setdefault(key, Waiting(*key)).hold = offset + 1
+        un.given_up.pop(key, None)
+        un.given_up[key] = offset + 1
+        while len(un.given_up) > MAX_GIVEN_UP:
+            del un.given_up[next(iter(un.given_up))]
         un.dirty = True
 
     @staticmethod
-    def overdue(part: Partition) -> bool:
-        """Say whether the frames that wait exceed the bounds, or the oldest has waited too long."""
-        entries = [w for w in part.unassigned.waiting.values() if w.leave < 0 and w.frames]
-        if not entries:
-            return False
-        frames = sum(len(w.frames) for w in entries)
-        size = sum(len(f[2]) for w in entries for f in w.frames)
-        late = part.now_ms - min(w.frames[0][1] for w in entries) > MAX_WAITING_MS
-        return frames > MAX_WAITING_FRAMES or size > MAX_WAITING_BYTES or late
+    def overdue(part: Partition) -> int:
+        """Count the frames that have waited beyond the bounds."""
+        return len(_overdue(part))
 
-    @staticmethod
-    def give_up(part: Partition) -> tuple[Waiting, tuple[int, int, bytes]]:
-        """Take out the frame that has waited longest."""
-        part.unassigned.dirty = True
-        entries = [w for w in part.unassigned.waiting.values() if w.leave < 0 and w.frames]
-        oldest = min(entries, key=lambda w: w.frames[0][0])
-        return oldest, oldest.frames.pop(0)
+    def give_up(self, part: Partition) -> list[tuple[Waiting, tuple[int, int, bytes]]]:
+        """Take out the frames that have waited beyond the bounds, oldest first."""
+        found = _overdue(part)
+        for entry, (offset, _, _) in found:
+            key = (entry.asset, entry.birth_id, entry.historical)
+            entry.frames.pop(0)
+            self.remember(part, key, max(offset, entry.hold - 1))
+            if not entry.frames:
+                del part.unassigned.waiting[key]
+        return found
+
+
+def _overdue(part: Partition) -> list[tuple[Waiting, tuple[int, int, bytes]]]:
+    entries = [w for w in part.unassigned.waiting.values() if w.leave < 0]
+    waiting = sorted(((w, f) for w in entries for f in w.frames), key=lambda item: item[1][0])
+    size = sum(len(f[2]) for _, f in waiting)
+    for i, (_, (_, ts_ms, value)) in enumerate(waiting):
+        fits = len(waiting) - i <= MAX_WAITING_FRAMES and size <= MAX_WAITING_BYTES
+        if fits and part.now_ms - ts_ms <= MAX_WAITING_MS:
+            return waiting[:i]
+        size -= len(value)
+    return waiting
+
+
+def _left_births(part: Partition, asset: str) -> tuple[str, ...]:
+    """Return the births under which an asset lived in a slot that it has left: a replay makes its move once more."""
+    if not any(key[0] == asset for key in part.left):
+        return ()
+    found = [(who.since, _past(pool, slot)) for pool in part.order for slot, who in pool.seated()
+             if who.asset == asset and not who.historical and pool.table["leave"][slot] >= 0]
+    return max(found, default=(0, ()))[1]
+
+
+def _past(pool: Pool, slot: int) -> tuple[str, ...]:
+    who = pool.slots[slot]
+    assert who is not None
+    return (*who.past, who.birth.birth_id)[-MAX_PAST:]

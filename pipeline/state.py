@@ -16,6 +16,10 @@ from schemas import AssetBirth
 #: A checkpoint block should stay well below Kafka's 1 MiB record limit, and be large enough to be few.
 BLOCK_BYTES = 384 * 1024
 
+#: A seat brings its birth (up to 16 KiB) and open alerts (a few KiB each): 256 of the largest stay below the 8 MiB that
+#: the state topic takes.
+MAX_BLOCK_SLOTS = 256
+
 #: Outages that a partition remembers while frames wait for their births; a bus that is out more often is out for good.
 MAX_SPANS = 64
 
@@ -78,9 +82,11 @@ class Table:
 
 #: What `acquire` knows of a slot. seen: bit i set when sequence number last_seq - i has come. leave: offset at which
 #: the asset left the slot. hold: the slot has its frames below this offset, because they waited for the birth together.
+#: odd_seq, odd_run: the newest frame out of sequence, and how many in a row followed each other so.
 ACQUIRE_COLUMNS = (
-    Column("last_seq", "i8", fill=-1), Column("seen", "u8"), Column("last_ts_ms", "i8"), Column("leave", "i8", fill=-1),
-    Column("hold", "i8"),
+    Column("last_seq", "i8", fill=-1), Column("seen", "u8"), Column("last_t0_ns", "i8"),
+    Column("odd_seq", "i8", fill=-1), Column("odd_run", "u1"), Column("last_ts_ms", "i8"),
+    Column("leave", "i8", fill=-1), Column("hold", "i8"),
     Column("historical", "u1"), Column("provisional", "u1"), Column("counts", "i8", (len(COUNTERS),)),
     Column("period_ns", "f8", persist=False),
 )
@@ -88,11 +94,13 @@ ACQUIRE_COLUMNS = (
 
 @dataclass(slots=True)
 class Slot:
-    """What is no number: who sits in a slot."""
+    """What is no number: who sits in a slot. past: births before this one. since: offset at which it was seated."""
 
     asset: str
     birth: AssetBirth
     historical: bool
+    past: tuple[str, ...] = ()
+    since: int = 0
 
 
 class Pool:
@@ -105,7 +113,8 @@ class Pool:
         self.calibration_rows = calibration_rows
         columns = (*ACQUIRE_COLUMNS, *columns)
         slot_bytes = sum(c.slot_bytes for c in columns if c.persist) + calibration_rows * channels * 8 + 200
-        self.block_slots = 1 << max(0, (BLOCK_BYTES // slot_bytes).bit_length() - 1) if slot_bytes < BLOCK_BYTES else 1
+        fits = 1 << max(0, (BLOCK_BYTES // slot_bytes).bit_length() - 1) if slot_bytes < BLOCK_BYTES else 1
+        self.block_slots = min(fits, MAX_BLOCK_SLOTS)
         self.table = Table(columns, self.block_slots)
         self.slots: list[Slot | None] = []
         self.free: list[int] = []
@@ -202,6 +211,8 @@ class Unassigned:
 
     counts: I64 = field(default_factory=lambda: np.zeros(len(COUNTERS), np.int64))
     waiting: dict[tuple[str, str, bool], Waiting] = field(default_factory=dict)
+    #: keys whose frames below an offset ended here without a slot: a replay must not count them again
+    given_up: dict[tuple[str, str, bool], int] = field(default_factory=dict)
     through: int = -1
     need: int = 0
     dirty: bool = False

@@ -14,7 +14,6 @@ REASONS: dict[str, str] = {
     "unknown_birth": "no birth arrived for the frame while it could wait",
     "wrong_length": "data is not as long as the birth says",
     "not_finite": "a sample is NaN or infinite",
-    "out_of_range": "a sample lies outside the channel's measuring range",
     "bad_quality": "the gateway marked the frame's quality as bad",
     "bad_clock": "the frame's time is further ahead of its record's time than allowed",
     "misrouted": "the record is on a partition where its key does not belong",
@@ -43,7 +42,9 @@ TELEMETRY = Topic(
     "kizashi.telemetry.v1", "asset", "sensor frames in",
     {"retention.ms": str(2 * _DAY_MS), "message.timestamp.type": "LogAppendTime"},
 )
-ASSET = Topic("kizashi.asset.v1", "asset|birth_id", "births: what an asset's frames contain", _compacted())
+# A worker that was off for less than this still hears that an asset was retired.
+ASSET = Topic("kizashi.asset.v1", "asset|birth_id", "births: what an asset's frames contain",
+              _compacted(**{"delete.retention.ms": str(30 * _DAY_MS)}))
 ALERT = Topic("kizashi.alert.v1", "asset", "alert history", {"retention.ms": str(30 * _DAY_MS)})
 ALERT_STATE = Topic("kizashi.alert.state.v1", "asset|alert_id", "newest revision of each alert", _compacted())
 ASSESSMENT = Topic("kizashi.assessment.v1", "asset", "scores behind the alerts (off by default)",
@@ -54,7 +55,8 @@ DEADLETTER = Topic("kizashi.deadletter.v1", "topic|partition|offset", "what coul
 # With Kafka's defaults the state topic grew to 1.9 GB and took 5 s to read after 200 s of checkpoints; with
 # these to 0.3 GB and 0.6 s.
 STATE = Topic("kizashi.state.v1", "group|topic|pool|block", "checkpoints: blocks and manifests", _compacted(**{
-    "segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.1", "max.compaction.lag.ms": "30000",
+    "max.message.bytes": str(8 << 20), "segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.1",
+    "max.compaction.lag.ms": "30000",
 }))
 
 ALL = (TELEMETRY, ASSET, ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER, STATE)

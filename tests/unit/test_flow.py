@@ -92,6 +92,59 @@ def test_a_reboot_moves_the_asset_and_closes_its_alert_when_the_layout_changes()
     assert rig.alerts[0].alert_id == rig.alerts[1].alert_id and rig.totals()["judged"] == 8
 
 
+def test_a_reboot_counts_by_the_logs_order_when_the_device_has_lost_its_clock() -> None:
+    now, lost, back = birth("pump", start=10**18), birth("pump", start=5), birth("pump", start=10**18 + 7)
+    rig = Rig.make(window_bundle(8, 4), [now, lost, back])
+    for n, of in enumerate((now, lost, back)):
+        rig.poll([frame(of, q, float(n), t0_ns=1) for q in range(5)])
+    rig.poll([frame(lost, 5, t0_ns=1), frame(back, 5, t0_ns=1)])
+    totals = rig.totals()
+    assert (totals["judged"], totals["late"]) == (16, 1) and [r[2] for r in rig.rows] == [0.0, 1.0, 2.0, 1.5]
+
+
+def test_a_damaged_counter_costs_one_frame_and_a_counter_that_starts_anew_a_few() -> None:
+    rig = Rig.make(window_bundle(2, 2), [PUMP])
+    rig.poll([frame(PUMP, q) for q in range(100, 110)])
+    rig.poll([frame(PUMP, 2**40, t0_ns=1), *(frame(PUMP, q) for q in range(110, 120))])
+    assert rig.totals()["late"] == 1 and rig.totals()["judged"] == 20
+    t0 = 10**9  # the device counts from 0 again under the same birth; its time goes on
+    rig.poll([frame(PUMP, q, t0_ns=t0 + q) for q in range(30)])
+    totals = rig.totals()
+    assert (totals["late"], totals["judged"], totals["gap_frames"]) == (8, 43, 0)
+
+
+def test_old_frames_sent_again_stay_late_however_many_there_are() -> None:
+    rig = Rig.make(window_bundle(2, 2), [PUMP])
+    rig.poll([frame(PUMP, q) for q in range(300)])
+    rig.poll([frame(PUMP, q) for q in range(200)])
+    totals = rig.totals()
+    assert (totals["judged"], totals["late"]) == (300, 200)
+
+
+def test_strange_names_are_counted_and_hurt_nobody() -> None:
+    rig = Rig.make(window_bundle(2, 2), [PUMP])
+    for n in range(5):
+        rig.poll([frame(birth(f"x{n * 1000 + k}"), 0) for k in range(1000)] + [frame(PUMP, n)])
+    rig.poll([frame(PUMP, 5), frame(PUMP, 6, asset="y" * 200_000)])
+    totals = rig.totals()
+    assert totals["judged"] == 6 and len(rig.part().unassigned.given_up) <= 1024
+    assert totals["dead_lettered"] == 5000 - MAX_WAITING_FRAMES + 1
+    assert all(len(d.asset or "") <= 1024 for d in rig.effects.dead_letters)
+
+
+def test_a_hole_in_the_log_starts_windows_over_and_makes_the_rest_provisional() -> None:
+    windows, charts = Rig.make(window_bundle(8, 4), [PUMP]), Rig.make(mewma_bundle(rows=100), [PUMP])
+    windows.poll([frame(PUMP, q) for q in range(3)])
+    q = ready(charts, PUMP)
+    for rig in (windows, charts):
+        rig.flow.skip(rig.part())
+    windows.poll([frame(PUMP, 90 + q) for q in range(4)])
+    charts.poll([frame(PUMP, q + i, -1000.0) for i in range(3)])
+    charts.drain()
+    windows.drain()
+    assert [r[1] for r in windows.rows] == [93] and charts.alerts[0].provisional
+
+
 def test_a_baseline_survives_a_reboot_but_not_other_channels() -> None:
     again, other = birth("pump", start=5), birth("pump", start=9, channels=("a", "x"))
     rig = Rig.make(mewma_bundle(rows=100), [PUMP, again, other])
