@@ -134,14 +134,6 @@ class Rows:
 
 
 @dataclass(slots=True)
-class Note:
-    """Something that a log line and a counter should tell; `name` is a stable event name."""
-
-    name: str
-    fields: dict[str, object]
-
-
-@dataclass(slots=True)
 class Effects:
     """What a step wants done outside: the rim sends these, in this order."""
 
@@ -149,11 +141,9 @@ class Effects:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     assessments: list[Assessment] = field(default_factory=list)
     calibrations: list[Calibration] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
 
     def extend(self, other: "Effects") -> None:
         self.alerts += other.alerts
         self.dead_letters += other.dead_letters
         self.assessments += other.assessments
         self.calibrations += other.calibrations
-        self.notes += other.notes

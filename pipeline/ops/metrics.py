@@ -96,7 +96,7 @@ class Metrics:
         self.queue_seconds = self._histogram("kizashi_batch_queue_seconds", "age of a batch when the engine takes it")
         self.inference_seconds = self._histogram("kizashi_inference_seconds", "time that the engine takes for a batch")
         self.alert_seconds = self._histogram(
-            "kizashi_frame_to_alert_seconds", "from the broker's time of a frame to its alert's acknowledgement"
+            "kizashi_frame_to_alert_seconds", "from the event time of the last sample to the alert's acknowledgement"
         )
         self.pending_alerts = self._gauge("kizashi_pending_alerts", "alerts sent and not yet acknowledged")
         self.live = self._gauge("kizashi_live", "1: offsets move or there is nothing to read")
