@@ -5,10 +5,12 @@ Every field is a function of the log alone: no clock, no host, no back end.
 
 from collections.abc import Sequence
 
-from pipeline.columns import NS_PER_MS, Array
+import numpy as np
+
+from pipeline.columns import F64, I64, NS_PER_MS, Array
 from pipeline.judge import Transition, shares
 from pipeline.state import Pool, Slot
-from schemas import Alert, Calibration, Contribution, Window, alert_id
+from schemas import Alert, Assessment, Calibration, Contribution, Window, alert_id
 from schemas.alert import Severity, State
 
 SILENT = "silent"
@@ -108,3 +110,16 @@ def calibration(pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, rows:
         whitening=tuple(table["whitening"][slot].ravel().tolist()), limit=float(table["limit"][slot]),
         status="suspect" if table["suspect"][slot] else "good",
     )
+
+
+def assessments(pool: Pool, slot: I64, seq: I64, t_end: I64, score: F64, state: Array) -> list[Assessment]:
+    """Tell the scores behind the alerts: rows (n,) of one pool in order, a message per asset."""
+    spec, found = pool.bundle.spec, []
+    for s in np.unique(slot).tolist():
+        who, rows = pool.slots[s], np.flatnonzero(slot == s)
+        assert who is not None
+        found.append(Assessment(
+            asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}",
+            seq=tuple(seq[rows].tolist()), t_end=tuple(t_end[rows].tolist()), score=tuple(score[rows].tolist()),
+            limit=(spec.threshold,) * len(rows), state=tuple(state[rows].tolist()), historical=who.historical))
+    return found

@@ -30,7 +30,7 @@ from pipeline.state import (
     Pool,
     Waiting,
 )
-from schemas import Assessment, AssetBirth, TelemetryFrame
+from schemas import AssetBirth, TelemetryFrame
 
 #: By the clock an asset is called silent this much later than by the log, so that a frame which the broker has stamped
 #: but which is still under way does not find its asset declared silent.
@@ -388,15 +388,4 @@ class Flow:
                 ts_ms=int(ts_ms[t.row]), frames=seg.rows.frames, stale_ms=self.settings.stale_ms,
                 contributions=None if shares is None else shares[at], z=None if z is None else z[at]))
         if self.settings.assessments:
-            self._assess(pool, slot[good], seq[good], t_end[good], mine[good], state[good], effects)
-
-    @staticmethod
-    def _assess(pool: Pool, slot: I64, seq: I64, t_end: I64, score: Array, state: Array, effects: Effects) -> None:
-        spec = pool.bundle.spec
-        for s in np.unique(slot).tolist():
-            who, rows = pool.slots[s], np.flatnonzero(slot == s)
-            assert who is not None
-            effects.assessments.append(Assessment(
-                asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}",
-                seq=tuple(seq[rows].tolist()), t_end=tuple(t_end[rows].tolist()), score=tuple(score[rows].tolist()),
-                limit=(spec.threshold,) * len(rows), state=tuple(state[rows].tolist()), historical=who.historical))
+            effects.assessments += advise.assessments(pool, slot[good], seq[good], t_end[good], mine[good], state[good])

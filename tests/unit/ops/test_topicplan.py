@@ -12,7 +12,7 @@ def as_wanted(partitions: int = 4, settings: Settings | None = None) -> dict[str
     settings = settings or Settings()
     return {
         (name := settings.topics.name(t)): TopicInfo(
-            name, 1 if t is topics.ASSET else partitions, 1, t.settings | {"max.message.bytes": "1048588"})
+            name, 1 if t is topics.ASSET else partitions, 1, {"max.message.bytes": "1048588"} | t.settings)
         for t in needed(settings)
     }
 
