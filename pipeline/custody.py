@@ -43,7 +43,6 @@ class Custody:
         self._writing = asyncio.Lock()
         self._last: dict[int, Manifest] = {}
         self._state_bytes = 0
-        self._first: asyncio.Task[None] | None = None  # the loop keeps no reference of its own
 
     def unfinished(self) -> int:
         """Return how many records since the last manifests the next owner will process again."""
@@ -64,6 +63,9 @@ class Custody:
                 await self._worker.drain()
                 for tp in sorted(partitions):
                     positions[tp] = await self._restore(tp, committed.get(tp))
+            # Where a partition begins is durable before the first record is read: a crash would else begin elsewhere
+            # and leave open what the first records raised.
+            await self.checkpoint([n for n in numbers if n not in self._last])
         except BaseException:  # a new rebalance cancels us: nothing of this assignment may stay
             for tp in partitions:
                 self._flow.drop(tp.partition)
@@ -71,9 +73,6 @@ class Custody:
         self._telemetry.health.joined = True
         self._telemetry.release("restoring")
         self._telemetry.release("starting")
-        fresh = [n for n in numbers if n not in self._last]
-        if fresh:  # write down where they start, or a crash before the first checkpoint would start elsewhere
-            self._first = asyncio.get_running_loop().create_task(self.checkpoint(fresh))
         return positions
 
     async def _restore(self, tp: TP, committed: Committed | None) -> int:
@@ -195,8 +194,11 @@ class Custody:
             finally:
                 for part, snap in snaps:  # cancelled: what it copied is still to be written
                     checkpoint.put_back(part, snap)
+            durable = {TP(self._topic, n): self._last[n] for n in numbers if n in self._last}
+            for tp, manifest in durable.items():
+                self.consumer.set_safe_offset(tp, manifest.offset, manifest.id)
+            await self.consumer.commit_now(durable)
             if written:
-                await self.consumer.commit_now({TP(self._topic, n) for n in written})
                 heap.give_back()  # the blocks' bytes are sent and of no use any more
 
     async def _write(self, part: Partition, snap: Snapshot, pause: float, start: float) -> None:
@@ -217,7 +219,6 @@ class Custody:
             return
         self._last[part.number] = snap.manifest
         checkpoint.durable(part, snap.manifest)
-        self.consumer.set_safe_offset(TP(self._topic, part.number), snap.manifest.offset, snap.manifest.id)
         self._telemetry.events.emit(
             "checkpoint_written", partition=part.number, offset=snap.manifest.offset, bytes=size,
             blocks=len(snap.blocks), pause_s=pause, seconds=time.monotonic() - start)
