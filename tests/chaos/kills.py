@@ -13,7 +13,7 @@ from schemas.topics import ALERT, STATE
 from tests.chaos.bed import Bed, Worker, eventually, reader
 from tests.chaos.producer import Plant
 
-Way = Literal["anywhere", "checkpoint", "zombie"]
+Way = Literal["anywhere", "checkpoint", "zombie", "twice"]
 
 
 @dataclass
@@ -74,6 +74,13 @@ class Drill:
         at, ends = time.time(), self.bed.ends()
         if way != "zombie":
             old.kill()
+        if way == "twice":  # the successor dies as well: on its way, restoring, or in its first whole checkpoint
+            second = self.bed.worker()
+            self.worker = second
+            if self.rng.random() < 0.5:
+                second.wait_for("restore_done")
+            time.sleep(self.rng.uniform(0.0, 1.5))
+            second.kill()
         self.worker = self.bed.worker()
         self.worker.owns(self.bed.partitions)
         if way == "zombie":

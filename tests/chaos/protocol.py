@@ -47,6 +47,7 @@ class Worker:
         self.world, self.broker, self.control = world, broker, control
         self.book, self.heard = BirthBook(), 0
         self.flow = make_flow(self.book)
+        self.flow.patient = True
         self.batches: deque[Any] = deque()
         self.outbox: deque[Effects] = deque()
         self.writing: deque[tuple[str, Any]] = deque()
@@ -119,6 +120,8 @@ class Worker:
             poll = step.rest
             if poll is not None:
                 self.drain()
+        if self.flow.overdue(0):
+            self.outbox.append(self.flow.give_up(0))
         self.broker.reached = max(self.broker.reached, self.part.position)
 
     def publish(self, upto: int = 1 << 30) -> None:

@@ -17,7 +17,7 @@ def test_nothing_is_lost_invented_or_changed_when_workers_are_killed_and_left_be
     bed = beds(kafka)
     drill = Drill(bed, Plant(bed, seed=7, rate=800), random.Random(7))
     drill.start()
-    for way in ("anywhere", "checkpoint", "zombie"):
+    for way in ("twice", "checkpoint", "zombie"):
         drill.hurt(way)
     drill.finish()
     verdict = judge(bed)

@@ -6,14 +6,15 @@ from collections import Counter
 import msgspec
 import numpy as np
 import pytest
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from pipeline import checkpoint
 from pipeline.births import BirthBook
 from pipeline.broker import murmur2_partition
 from pipeline.seating import MAX_WAITING_FRAMES
 from schemas.codec import decode_deadletter, encode
-from schemas.topics import DEADLETTER, TELEMETRY
+from schemas.topics import ALERT, DEADLETTER, TELEMETRY
+from tests.chaos.bed import eventually
 from tests.chaos.oracle import judge, make_flow, stored
 from tests.chaos.producer import HEALTHY, Plant, make_birth, make_frame
 from tests.kafka import KafkaBroker
@@ -110,3 +111,29 @@ def test_every_poison_ends_in_the_dead_letter_topic_and_nothing_else_suffers(kaf
 def _larger_records(topic: str) -> ConfigResource:
     change = ConfigEntry("max.message.bytes", str(4 << 20), incremental_operation=AlterConfigOpType.SET)
     return ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change])
+
+
+@pytest.mark.timeout(240)
+def test_while_no_dead_letter_can_be_written_nothing_is_committed_past_it_and_nothing_is_dropped(
+        kafka: KafkaBroker, beds: MakeBed) -> None:
+    bed = beds(kafka, partitions=1)
+    plant = Plant(bed, seed=11, assets=2)
+    plant.announce()
+    worker = bed.worker()
+    worker.owns(1)
+    plant.rounds(30)
+    bed.caught_up()
+    name = bed.name(DEADLETTER)
+    bed.admin.delete_topics([name])[name].result(20)
+    eventually(lambda: name not in bed.admin.list_topics(timeout=10).topics, 20)
+    place = bed.ends()[0]
+    plant.send(TELEMETRY.name, b"pump-00", b"\xc1")
+    plant.rounds(150)  # calibration ends, faults come: alerts have a topic of their own and go out
+    eventually(lambda: bed.ends(ALERT)[0] > 0, 60, worker.tail())
+    assert bed.committed()[0] <= place
+    bed.admin.create_topics([NewTopic(name, 1, 1)])[name].result(20)
+    bed.caught_up(90)
+    assert worker.stop() == 0
+    verdict = judge(bed)
+    assert not verdict.faults, verdict.faults[:10]
+    assert [decode_deadletter(m.value()).offset for m in bed.read(DEADLETTER)] == [place]
