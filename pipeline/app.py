@@ -149,6 +149,7 @@ class Runtime:
         follower = Follower(cfg, settings.topics.name(ASSET), worker.on_birth)
         app = make_app(settings)
         bind(app, custody, TransportOptions(fetch_max_wait_ms=settings.worker.fetch_max_wait_ms,
+                                           fetch_min_bytes=settings.worker.fetch_min_bytes,
                                            release_timeout_s=settings.worker.drain_s * 0.8))
         topic = BatchTopic(app, topics=[settings.topics.name(TELEMETRY)], max_batch=settings.worker.max_batch,
                            max_inflight=settings.worker.max_inflight, key_type=bytes, value_type=bytes)

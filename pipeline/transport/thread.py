@@ -43,6 +43,7 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = transport.options.fetch_max_wait_ms  # Faust passes a literal 1500
+        consumer._fetch_min_bytes = transport.options.fetch_min_bytes      # and leaves this at 1
         consumer._max_poll_interval_ms = _NEVER_MS
         return consumer
 

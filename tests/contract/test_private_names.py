@@ -93,7 +93,7 @@ ATTRIBUTES = {
     "": ["callback", "_read_offset", "_buffered_partitions", "flow_active", "suspend_flow", "transport", "app"],
     "_thread": ["thread_loop", "parent_loop", "_consumer", "consumer", "transport"],
     "_thread._consumer": ["_fetcher", "_client", "_coordinator", "_closed", "_fetch_max_wait_ms",
-                          "_max_poll_interval_ms"],
+                          "_fetch_min_bytes", "_max_poll_interval_ms"],
     "_thread._consumer._coordinator": ["generation", "member_id", "_group_instance_id"],
     "_thread._consumer._client": ["cluster"],
     "_thread._consumer._fetcher": ["_records", "_closed", "_subscriptions", "_wait_consume_future", "_fetch_waiters",
@@ -165,6 +165,7 @@ def test_a_running_consumer_has_the_attributes_that_we_use(mock_broker: str) -> 
                     found = getattr(found, step)
                 assert [name for name in names if not hasattr(found, name)] == [], path
             assert consumer._thread._consumer._fetch_max_wait_ms == consumer.transport.options.fetch_max_wait_ms
+            assert consumer._thread._consumer._fetch_min_bytes == consumer.transport.options.fetch_min_bytes
 
     asyncio.run(main())
 
