@@ -26,7 +26,7 @@ def ready(rig: Rig, of: AssetBirth, rows: int = 100) -> int:
 
 @pytest.mark.parametrize(("value", "reason"), [
     (None, "empty"), (b"", "empty"), (b"\xc1", "undecodable"), (b"\xff", "undecodable"),
-    (b"\x81\xa1z" + b"\x91" * 5000 + b"\xc0", "undecodable"),
+    (b"\x81\xa1z" + b"\x91" * 100_000 + b"\xc0", "undecodable"),
     (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.", "undecodable"),
     (b"\x00" * (1 << 20) + b"\x00", "oversized"),
     (encode(PUMP), "wrong_type"), (frame(PUMP, 0).replace(b"\xa3seq\x00", b"\xa3seq\xc3"), "wrong_type"),
