@@ -204,12 +204,13 @@ class Seating:
     def give_up(self, part: Partition) -> list[tuple[Waiting, tuple[int, int, bytes]]]:
         """Take out the frames that have waited beyond the bounds, oldest first."""
         found = _overdue(part)
-        for entry, (offset, _, _) in found:
-            key = (entry.asset, entry.birth_id, entry.historical)
+        for entry, _ in found:
             entry.frames.pop(0)
-            self.remember(part, key, max(offset, entry.hold - 1))
-            if not entry.frames:
+            part.unassigned.dirty = True
+            if not entry.frames:  # else the entry itself says what a replay must not count again
+                key = (entry.asset, entry.birth_id, entry.historical)
                 del part.unassigned.waiting[key]
+                self.remember(part, key, entry.hold - 1)
         return found
 
 

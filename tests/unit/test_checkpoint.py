@@ -132,6 +132,17 @@ def test_frames_that_waited_for_their_birth_are_applied_once_when_only_the_slot_
         assert other.totals()["duplicate"] == 0 and other.totals()["judged"] == 6
 
 
+def test_frames_that_still_wait_are_released_when_older_ones_were_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.seating.MAX_WAITING_FRAMES", 2)
+    one = rig(A)
+    one.flow.patient = True
+    feed(one, LOG)
+    assert one.flow.overdue(0) and len(one.flow.give_up(0).dead_letters) == 1
+    one.settle(one.flow.announce(B, 0.0))
+    totals = one.totals()
+    assert (totals["received"], totals["judged"], totals["dead_lettered"]) == (6, 5, 1)
+
+
 def test_a_refused_record_is_counted_once_when_its_poll_is_cut_by_a_reboot() -> None:
     again = birth("a", start=2)
     one = rig(A, again)
