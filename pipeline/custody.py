@@ -94,7 +94,11 @@ class Custody:
         if why is not None:
             self._telemetry.events.emit("state_discarded", partition=tp.partition, why=why)
             records, manifest = {}, None
-        begin = await self._store.begin(tp.partition, committed, first, end)
+        # of a topic that was re-created everything is new, whatever the group had committed
+        cut = max(manifest.offset if manifest else 0, committed.offset if committed else 0) > end
+        if cut:
+            records, manifest = {}, None
+        begin = first if cut else await self._store.begin(tp.partition, committed, first, end)
         restored = checkpoint.restore(tp.partition, records, self._pool_for, begin, self._flow.births.share)
         part, position = restored.partition, restored.position
         part.term, part.stale = stored.next_term(uuid.uuid4().hex[:8]), stored.keys
@@ -131,7 +135,7 @@ class Custody:
         numbers = [tp.partition for tp in partitions if tp.partition in self._flow.partitions]
         self._telemetry.hold("rebalancing")
         try:
-            await self.checkpoint(numbers)
+            await self.checkpoint(numbers, last=True)
         finally:
             self._forget(numbers)
             self._telemetry.release("rebalancing")
@@ -149,10 +153,22 @@ class Custody:
         self._telemetry.events.emit("partitions_revoked", partitions=sorted(numbers))
 
     def hole(self, tp: TP, expected: int, got: int) -> None:
+        part = self._flow.partitions.get(tp.partition)
+        if got < expected and part is not None:
+            self._start_over(part, got, f"offset {expected} was due, the log goes on at {got}: the topic is a new one")
+            return
         self._telemetry.events.emit("log_hole", partition=tp.partition, expected=expected, got=got,
                                     records=max(0, got - expected))
-        if tp.partition in self._flow.partitions:
-            self._flow.skip(self._flow.partitions[tp.partition])
+        if part is not None:
+            self._flow.skip(part)
+
+    def _start_over(self, old: Partition, position: int, why: str) -> None:
+        """Discard a partition's state: offsets no longer mean what they meant."""
+        self._telemetry.events.emit("state_discarded", partition=old.number, why=why)
+        part = Partition(old.number, position)
+        part.term = terms.following(old.term, uuid.uuid4().hex[:8])
+        self._last.pop(old.number, None)
+        self._worker.run(self._flow.adopt(part, time.monotonic(), position))
 
     def fenced(self, error: BrokerError) -> None:
         self._telemetry.events.emit("fenced", why=str(error))
@@ -171,8 +187,11 @@ class Custody:
                 last = time.monotonic()
                 await self.checkpoint(list(self._flow.partitions))
 
-    async def checkpoint(self, numbers: Sequence[int]) -> None:
-        """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset."""
+    async def checkpoint(self, numbers: Sequence[int], *, last: bool = False) -> None:
+        """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset.
+
+        last: admit nothing afterwards, for the next owner would do it once more.
+        """
         async with self._writing:
             async with self._worker.admission:
                 start = time.monotonic()
@@ -182,6 +201,8 @@ class Custody:
                 for number in numbers:
                     self._worker.run(self._flow.obey_tombstones(number))
                     part, known = self._flow.partitions.get(number), self._last.get(number)
+                    if part is not None:
+                        part.closed = last
                     if part is not None and (known is None or known.offset != part.position or _dirty(part)):
                         snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
                 mark, pause = self._publisher.mark(), time.monotonic() - start

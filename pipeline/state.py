@@ -241,6 +241,7 @@ class Partition:
         self.replay_until = 0  # below it some block already holds some frames
         self.fresh_from = 0  # end of the log when we took over: a predecessor may have published what comes before
         self.retiring = False  # a tombstone is to be obeyed once `fresh_from` is reached
+        self.closed = False  # its last checkpoint is taken: nothing may be admitted any more
         self.term = ""  # under which its checkpoints are written
         self.stale: tuple[str, ...] = ()  # keys of older terms, to be removed once a manifest of this one is durable
         self.assets = 0

@@ -31,6 +31,11 @@ def term_of(key: str) -> str:
     return key.partition("|")[0]
 
 
+def following(term: str, writer: str) -> str:
+    """Name a term that is higher than `term`."""
+    return f"{int(term.partition('.')[0]) + 1:010d}.{writer}"
+
+
 def sort_out(stored: Mapping[str, bytes]) -> Stored:
     """Pick the checkpoint out of the newest values of all keys (`term|key`)."""
     terms = [term_of(key) for key in stored if key.partition("|")[2] == MANIFEST]

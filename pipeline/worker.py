@@ -24,6 +24,7 @@ from pipeline.ops.metrics import PartitionView
 from pipeline.ops.settings import Settings
 from pipeline.partitions import TP, RecordBatch
 from pipeline.publish import Publisher
+from pipeline.state import Partition
 from pipeline.telemetry import Telemetry
 from schemas.topics import ASSET, TELEMETRY
 
@@ -95,12 +96,13 @@ class Worker:
             await self._publisher.relieved(limit)
             self._telemetry.release("publishing")
         async with self.admission:
-            if batch.tp.partition not in self._flow.partitions:
+            part = self._flow.partitions.get(batch.tp.partition)
+            poll = None if part is None else self._due(part, batch)
+            if poll is None:
                 return
-            poll: Poll | None = poll_of(batch, round((time.time() + self._settings.worker.max_future_s) * 1000))
-            self.frames += len(batch)
+            self.frames += len(poll)
             self._read_at[batch.tp.partition] = time.monotonic()
-            while poll is not None:
+            while poll is not None and self._flow.partitions.get(poll.partition) is part:
                 start = time.perf_counter()
                 step = self._flow.admit(poll, time.monotonic())
                 self._telemetry.metrics.admit_seconds.observe(time.perf_counter() - start)
@@ -108,10 +110,23 @@ class Worker:
                 poll = step.rest
                 if poll is not None:
                     await self.drain()
-            if self._flow.overdue(batch.tp.partition):
+            if self._flow.partitions.get(batch.tp.partition) is part and self._flow.overdue(batch.tp.partition):
                 await self._give_up(batch.tp.partition)
             while self._queue:  # the engine is busy with what came before
                 await self._next_settled()
+
+    def _due(self, part: Partition, batch: RecordBatch) -> Poll | None:
+        """Return what of a batch is to be admitted, None if nothing is.
+
+        A batch that waited here while its partition was given away and came back is read again after the restore: by
+        the partition's position each record is admitted once.
+        """
+        if part.closed or batch.next_offset <= part.position:
+            return None
+        poll = poll_of(batch, round((time.time() + self._settings.worker.max_future_s) * 1000))
+        done = int(np.searchsorted(poll.offsets, part.position))
+        return poll if not done else Poll(poll.partition, poll.offsets[done:], poll.timestamps_ms[done:],
+                                          poll.values[done:], poll.keys[done:], poll.next_offset)
 
     async def _give_up(self, number: int) -> None:
         """Dead-letter frames without a birth, but not before every birth that was published is known."""
