@@ -1,6 +1,7 @@
 """Kill workers on Apache Kafka and judge what is left.
 
     python -m tests.chaos --kills 20 [--seed N] [--rate 1000] [--assets 12] [--broker HOST:PORT]
+    python -m tests.chaos --storm 120
 
 A third of the kills come anywhere, a third in the middle of a checkpoint, a sixth hit the successor too while it comes
 up, a sixth leave a zombie behind (SIGSTOP for longer than the session timeout, then SIGCONT). Exit code 0 only if
@@ -19,6 +20,7 @@ from tests.chaos.bed import Bed
 from tests.chaos.kills import Drill, Way
 from tests.chaos.oracle import judge
 from tests.chaos.producer import Plant
+from tests.chaos.storm import storm
 from tests.kafka import KafkaBroker, why_not
 
 WAYS: tuple[Way, ...] = ("anywhere", "checkpoint", "twice", "zombie", "anywhere", "checkpoint")
@@ -27,6 +29,7 @@ WAYS: tuple[Way, ...] = ("anywhere", "checkpoint", "twice", "zombie", "anywhere"
 def main() -> int:
     parse = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").split("\n")[0])
     parse.add_argument("--kills", type=int, default=20)
+    parse.add_argument("--storm", type=float, default=0.0, help="seconds of workers coming and going, instead of kills")
     parse.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parse.add_argument("--rate", type=float, default=1000.0, help="frames/s")
     parse.add_argument("--assets", type=int, default=12)
@@ -38,10 +41,22 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kizashi-chaos-")))
         address = asked.broker or stack.enter_context(KafkaBroker()).address
-        bed = Bed(address, folder)
+        bed = Bed(address, folder, partitions=8 if asked.storm else 4)
         stack.callback(bed.close)
         bed.create_topics()
-        return drill(bed, asked)
+        return blow(bed, asked) if asked.storm else drill(bed, asked)
+
+
+def blow(bed: Bed, asked: argparse.Namespace) -> int:
+    """Run a storm and print its summary."""
+    plant = Plant(bed, seed=asked.seed, rate=asked.rate, assets=asked.assets)
+    verdict, done = storm(bed, plant, asked.storm, random.Random(asked.seed))
+    print(f"seed {asked.seed}: {verdict.frames} frames, {dict(done)}, {len(bed.workers)} workers; "
+          f"{verdict.expected} alerts expected, {verdict.lost} lost, {verdict.invented} invented, "
+          f"{verdict.duplicates} duplicates; {'good' if not verdict.faults else 'BAD'}")
+    for fault in verdict.faults[:20]:
+        print(f"  {fault}")
+    return int(bool(verdict.faults))
 
 
 def drill(bed: Bed, asked: argparse.Namespace) -> int:
