@@ -308,7 +308,9 @@ def _settle_moves(part: Partition) -> None:
     for _, asset, pool, slot in seats:
         who = pool.slots[slot]
         if who is not None:
-            part.current[asset, False] = (asset, who.birth.birth_id, False)
+            key = (asset, who.birth.birth_id, False)
+            if part.current.get(asset) != key:
+                part.current[asset] = key
     un = part.unassigned
     for entry in un.waiting.values():
         seated = (entry.asset, entry.birth_id, entry.historical) in part.directory

@@ -100,7 +100,7 @@ class Seating:
         if offset >= part.fresh_from and (frame.asset, frame.birth_id) in self.births.retired:
             raise Rejected("unknown_birth", f"birth {frame.birth_id} of asset {frame.asset} was retired by a tombstone."
                            " Publish the birth again if the asset is back, then replay the dead letters")
-        current = None if frame.historical else part.current.get((frame.asset, False))
+        current = None if frame.historical else part.current.get(frame.asset)
         if current is None:
             return self._seat(part, key, birth, offset, _left_births(part, frame.asset))
         pool, slot = part.pool_at(part.directory[current])
@@ -134,10 +134,10 @@ class Seating:
                            f"{self.max_assets}. Raise it, or add partitions")
         pool = part.pools.get(pool_key) or part.add_pool(self.new_pool(birth))
         slot = pool.take(offset)
-        part.enter(pool, slot, Slot(asset, birth, historical, past, offset))
+        part.enter(pool, slot, Slot(birth.asset, birth, historical, past, offset))  # the frame's copy of the name goes
         pool.touch(slot)
         if historical and pool.bundle.spec.kind == "mewma":
-            live = part.directory.get(part.current.get((asset, False), ("", "", False)))
+            live = part.directory.get(part.current.get(asset, ("", "", False)))
             if live is not None and part.pool_at(live)[0] is pool:
                 condition.inherit(pool, part.pool_at(live)[1], slot)
         return part.directory[key]
@@ -171,8 +171,8 @@ class Seating:
         assert who is not None
         key = (who.asset, who.birth.birth_id, who.historical)
         part.directory.pop(key, None)
-        if part.current.get((who.asset, who.historical)) == key:
-            del part.current[who.asset, who.historical]
+        if part.current.get(who.asset) == key:
+            del part.current[who.asset]
         pool.table["leave"][slot] = part.left[key] = offset
         pool.touch(slot)
 

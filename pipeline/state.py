@@ -232,7 +232,7 @@ class Partition:
         self.pools: dict[str, Pool] = {}
         self.order: list[Pool] = []
         self.directory: dict[Key, int] = {}  # -> index of the pool << 32 | slot
-        self.current: dict[tuple[str, bool], Key] = {}  # the birth that an asset lives under
+        self.current: dict[str, Key] = {}  # the birth that an asset lives under now, historical lanes apart
         self.left: dict[Key, int] = {}  # offset at which a key left a slot that is not yet vacated
         self.unassigned = Unassigned()
         self.now_ms = 0  # the largest broker timestamp read
@@ -275,8 +275,8 @@ class Partition:
         pool.seat(slot, who)
         key = (who.asset, who.birth.birth_id, who.historical)
         self.directory[key] = self.order.index(pool) << 32 | slot
-        if current:
-            self.current[who.asset, who.historical] = key
+        if current and not who.historical:
+            self.current[who.asset] = key
         self.assets += 1
 
     def leave(self, pool: Pool, slot: int) -> None:
@@ -287,8 +287,8 @@ class Partition:
         key = (who.asset, who.birth.birth_id, who.historical)
         if self.directory.get(key) == self.order.index(pool) << 32 | slot:  # else the key lives elsewhere by now
             del self.directory[key]
-            if self.current.get((who.asset, who.historical)) == key:
-                del self.current[who.asset, who.historical]
+            if self.current.get(who.asset) == key:
+                del self.current[who.asset]
         self.left.pop(key, None)
         pool.vacate(slot)
         self.assets -= 1
