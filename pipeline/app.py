@@ -24,6 +24,7 @@ from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
 from pipeline.ops.reach import BrokerWatch
 from pipeline.ops.server import OpsServer
 from pipeline.ops.settings import Settings
+from pipeline.ops.topicplan import needed, pending, plan
 from pipeline.ops.watchdog import Watchdog
 from pipeline.publish import Publisher
 from pipeline.seating import Seating
@@ -121,6 +122,7 @@ class Runtime:
     async def _serve(self) -> int:
         settings, cfg = self.settings, broker_config(self.settings)
         partitions = await check_topics(settings, cfg)
+        await self._compare_topics(cfg, partitions)
         seats = Seating(self.bundles, routes_of(settings), self.births, settings.worker.max_assets,
                         lambda asset: murmur2_partition(asset.encode(), partitions))
         self.flow = flow = Flow(flow_settings(settings), seats, {name: e.inputs for name, e in self.engines.items()})
@@ -188,6 +190,18 @@ class Runtime:
             self.events.report(final=True)
             if self.library is not None:
                 self.library.report(final=True)
+
+    async def _compare_topics(self, cfg: broker.BrokerConfig, partitions: int) -> None:
+        """Warn of settings that would bend the journey: the producers' clocks for the broker's, state that is deleted."""
+        names = [self.settings.topics.name(t) for t in needed(self.settings)]
+        try:
+            found = await broker.describe_topics(cfg, names)
+        except broker.Unsupported as error:
+            self.events.emit("topic_checks_skipped", why=str(error))
+            return
+        steps = pending(plan(self.settings, found, partitions))
+        if steps:
+            self.events.emit("topics_differ", why="; ".join(f"{s.topic}: {s.why}" for s in steps))
 
     async def _wait(self, what: Any, name: str) -> None:
         """Wait for a step of the start, unless the process is told to stop."""

@@ -87,6 +87,8 @@ EVENTS: dict[str, Event] = {
         _INFO, "reading stands still on purpose for now", "kizashi_holds_total", ("hold",), warns=("publishing",)
     ),
     "released": Event(_INFO, "reading goes on"),
+    "topics_differ": Event(_WARNING, "a topic's settings are not what is needed; `kizashi topics apply` mends them"),
+    "topic_checks_skipped": Event(_INFO, "the broker cannot describe its topics (a broker for demonstrations)"),
     "broker_lost": Event(_WARNING, "no broker answers; nothing is lost, we wait"),
     "broker_back": Event(_INFO, "a broker answers again"),
     # data
