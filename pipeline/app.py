@@ -192,7 +192,7 @@ class Runtime:
                 self.library.report(final=True)
 
     async def _compare_topics(self, cfg: broker.BrokerConfig, partitions: int) -> None:
-        """Warn of settings that would bend the journey: the producers' clocks for the broker's, state that is deleted."""
+        """Warn of settings that would bend the journey, as producers' clocks for the broker's."""
         names = [self.settings.topics.name(t) for t in needed(self.settings)]
         try:
             found = await broker.describe_topics(cfg, names)
