@@ -25,9 +25,17 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pipeline.ops.config import load_settings
 from pipeline.ops.settings import Settings
 from schemas.topics import ALL, ASSESSMENT, STATE, TELEMETRY
+from tests import models
 
 KIZASHI = [sys.executable, "-m", "pipeline.cli.main"]
 ROOT = Path(__file__).resolve().parent.parent.parent
+ROUTES = """
+[[routes]]
+bundle = "made"
+match = {asset_class = "fan"}
+[[routes]]
+bundle = "anomaly-mewma"
+"""
 #: What a worker may take to come up on two busy cores.
 START_S = 60.0
 
@@ -135,11 +143,15 @@ class Bed:
             "worker": {"start": "earliest", "silent_after_s": 3600, "max_batch": 256, "max_inflight": 512},
             "checkpoint": {"interval_s": 1}, "metrics": {"enabled": False},
         }
+        # beside the chart a model over windows: rings, matrix products in float32, an on-delay of its own
+        models.bundle(folder / "models" / "made", models.dense(), threshold=4.0,
+                      judge={"on": [2, 3], "off": 3, "deadband": 0.1})
+        sections["models"] = {"folder": str(folder / "models")}
         for name, section in settings.items():
             sections.setdefault(name, {}).update(section)
         self.config.write_text("\n".join(
             f"[{name}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in section.items())
-            for name, section in sections.items()))
+            for name, section in sections.items()) + ROUTES)
         self.settings: Settings = load_settings(self.config, {}, {})
 
     def create_topics(self, **partitions: int) -> None:

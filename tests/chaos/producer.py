@@ -21,10 +21,10 @@ CHANNELS, SAMPLES = 4, 8
 HEALTHY, EPISODE, FAULT = 60, 120, 40
 
 
-def make_birth(asset: str, start_ns: int = 1_700_000_000_000_000_000) -> AssetBirth:
+def make_birth(asset: str, asset_class: str = "pump", start_ns: int = 1_700_000_000_000_000_000) -> AssetBirth:
     channels = [{"name": f"c{i}", "quantity": "acceleration", "unit": "m/s2"} for i in range(CHANNELS)]
     return AssetBirth.make(asset=asset, start_ns=start_ns, channels=channels, rate_hz=800.0, samples_per_frame=SAMPLES,
-                           asset_class="pump", site="chaos")
+                           asset_class=asset_class, site="chaos")
 
 
 def make_frame(seed: int, birth: AssetBirth, number: int, seq: int) -> TelemetryFrame:
@@ -52,7 +52,8 @@ class Plant:
     failed: int = 0
 
     def __post_init__(self) -> None:
-        self.births = [make_birth(f"pump-{i:02d}") for i in range(self.assets)]
+        kinds = ("pump", "fan")  # a chart over samples, a model over windows
+        self.births = [make_birth(f"{kinds[i % 2]}-{i:02d}", kinds[i % 2]) for i in range(self.assets)]
         # an hour of retries: while the broker is away nothing is given up
         self.producer = Producer({
             "bootstrap.servers": self.bed.address, "partitioner": "murmur2_random", "acks": "all", "linger.ms": 5,
