@@ -54,7 +54,7 @@ DEADLETTER = Topic("kizashi.deadletter.v1", "topic|partition|offset", "what coul
                    {"retention.ms": str(30 * _DAY_MS)})
 # With Kafka's defaults the state topic grew to 1.9 GB and took 5 s to read after 200 s of checkpoints; with
 # these to 0.3 GB and 0.6 s.
-STATE = Topic("kizashi.state.v1", "group|topic|pool|block", "checkpoints: blocks and manifests", _compacted(**{
+STATE = Topic("kizashi.state.v1", "group|topic|term|pool|block", "checkpoints: blocks and manifests", _compacted(**{
     "max.message.bytes": str(8 << 20), "segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.1",
     "max.compaction.lag.ms": "30000",
 }))
