@@ -42,7 +42,7 @@ class Custody:
         self.births_known = asyncio.Event()
         self._writing = asyncio.Lock()
         self._last: dict[int, Manifest] = {}
-        self._state_bytes = 0
+        self._state_bytes: dict[int, int] = {}  # of each partition's last checkpoint
 
     def unfinished(self) -> int:
         """Return how many records since the last manifests the next owner will process again."""
@@ -146,6 +146,7 @@ class Custody:
     def _forget(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self._last.pop(number, None)
+            self._state_bytes.pop(number, None)
             self._flow.drop(number)
             self._telemetry.health.revoked(number)
             self._telemetry.metrics.forget(number)
@@ -177,15 +178,20 @@ class Custody:
     # -- checkpoints
 
     async def checkpoints(self) -> None:
-        """Write a checkpoint every `interval_s`, or every `every_frames`; a task for the worker's life."""
+        """Write a checkpoint every `interval_s`, or every `every_frames`; a task for the worker's life.
+
+        One partition after the other: the flow pauses, and memory holds a copy, for one at a time.
+        """
         conf, last = self._settings.checkpoint, time.monotonic()
         while True:
             await asyncio.sleep(0.05 if conf.every_frames else min(0.25, conf.interval_s))
-            budget = self._state_bytes / (conf.write_budget_mb_s * 1e6)
+            budget = sum(self._state_bytes.values()) / (conf.write_budget_mb_s * 1e6)
             due = time.monotonic() - last >= max(conf.interval_s, budget)
             if due or (conf.every_frames and self._worker.frames >= conf.every_frames):
-                last = time.monotonic()
-                await self.checkpoint(list(self._flow.partitions))
+                last, self._worker.frames = time.monotonic(), 0
+                for number in list(self._flow.partitions):
+                    await self.checkpoint([number])
+                heap.give_back()  # the blocks' bytes are sent and of no use any more
 
     async def checkpoint(self, numbers: Sequence[int], *, last: bool = False) -> None:
         """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset.
@@ -196,8 +202,7 @@ class Custody:
             async with self._worker.admission:
                 start = time.monotonic()
                 await self._worker.drain()
-                self._worker.frames = 0
-                snaps, written = [], list[int]()
+                snaps = []
                 for number in numbers:
                     self._worker.run(self._flow.obey_tombstones(number))
                     part, known = self._flow.partitions.get(number), self._last.get(number)
@@ -206,12 +211,12 @@ class Custody:
                     if part is not None and (known is None or known.offset != part.position or _dirty(part)):
                         snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
                 mark, pause = self._publisher.mark(), time.monotonic() - start
-            self._state_bytes = 0
+            self._state_bytes |= dict.fromkeys(numbers, 0)
             try:
                 await self._publisher.acknowledged(mark)
                 while snaps:
                     await self._write(*snaps[0], pause, start)
-                    written.append(snaps.pop(0)[0].number)
+                    snaps.pop(0)
             finally:
                 for part, snap in snaps:  # cancelled: what it copied is still to be written
                     checkpoint.put_back(part, snap)
@@ -219,8 +224,6 @@ class Custody:
             for tp, manifest in durable.items():
                 self.consumer.set_safe_offset(tp, manifest.offset, manifest.id)
             await self.consumer.commit_now(durable)
-            if written:
-                heap.give_back()  # the blocks' bytes are sent and of no use any more
 
     async def _write(self, part: Partition, snap: Snapshot, pause: float, start: float) -> None:
         def retry(error: BaseException) -> None:
@@ -231,7 +234,7 @@ class Custody:
             value = checkpoint.encode(record)
             size += len(value)
             await write(self._producer, self._state, part.number, [((prefix + key).encode(), value)], retry)
-        self._state_bytes += size
+        self._state_bytes[part.number] = size
         manifest = checkpoint.encode(snap.manifest)
         await write(self._producer, self._state, part.number, [((prefix + terms.MANIFEST).encode(), manifest)], retry)
         stale, part.stale = [((self._prefix + key).encode(), None) for key in part.stale], ()

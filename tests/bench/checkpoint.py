@@ -17,7 +17,7 @@ ASSETS, RATE, SECONDS = (2_000, 5_000, 8) if rig.QUICK else (10_000, 5_000, 30)
 
 
 def measure(address: str) -> tuple[list[float], int, float]:
-    """Return pauses, s, bytes of the largest checkpoint, and seconds of the restore."""
+    """Return pauses, s, bytes of a whole checkpoint, and seconds of the restore."""
     prefix = workload.fresh_prefix()
     workload.create(address, prefix, ASSETS)
     with bundles("null", NO_LIMIT["null"]) as sets:
@@ -42,12 +42,16 @@ def measure(address: str) -> tuple[list[float], int, float]:
 
 
 def collect(events: list[Event]) -> tuple[list[float], int]:
-    """Return the pause of each checkpoint (of all partitions at once) and the bytes of the largest."""
-    pauses: dict[float, int] = {}
+    """Return every pause while the flow went on, s, and the bytes of all partitions' largest checkpoints."""
+    pauses: dict[float, None] = {}  # partitions that were copied in one pause name the same one
+    sizes: dict[int, int] = {}
     for event in events:
+        if event["event"] == "worker_stopping":
+            break
         if event["event"] == "checkpoint_written":
-            pauses[event["pause_s"]] = pauses.get(event["pause_s"], 0) + event["bytes"]
-    return list(pauses), max(pauses.values())
+            pauses[event["pause_s"]] = None
+            sizes[event["partition"]] = max(sizes.get(event["partition"], 0), event["bytes"])
+    return list(pauses), sum(sizes.values())
 
 
 def main() -> int:
@@ -59,7 +63,7 @@ def main() -> int:
             pauses, size, restore = measure(address)
             worst.append(max(pauses) * 1e3)
             restores.append(restore)
-            print(f"round {i + 1}: {len(pauses)} checkpoints, the largest {size / 1e6:.1f} MB; pause median "
+            print(f"round {i + 1}: {len(pauses)} pauses, {size / 1e6:.1f} MB in all; pause median "
                   f"{report.median(pauses) * 1e3:.1f} ms, longest {worst[-1]:.1f} ms; restore {restore:.2f} s "
                   f"({time.monotonic() - began:.0f} s)", flush=True)
     return report.judge([
