@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ def rounds(default: int = 5) -> int:
 @contextmanager
 def broker() -> Iterator[str]:
     """Yield the address of BROKER, or of an Apache Kafka of our own, whose process BROKER_PID then names."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what we started is ended on the way
     if os.environ.get("BROKER"):
         yield os.environ["BROKER"]
         return
