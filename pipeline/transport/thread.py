@@ -9,7 +9,13 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    GroupCoordinatorNotAvailableError,
+    IllegalStateError,
+    KafkaError,
+)
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as drv
@@ -25,6 +31,7 @@ _UNKNOWN_MEMBER_ID, _FENCED_INSTANCE_ID = 25, 82  # Kafka's error codes; aiokafk
 # full because we hold; and it does not come back, since with its partitions gone nobody fetches. Whether a silent
 # worker is stuck is the watchdog's question.
 _NEVER_MS = 1 << 53
+_NO_JOIN_S = 0.1  # between two requests to join that a stopping worker does not send; it stops within a second
 
 
 def _as_parsed(tp: TopicPartition, record: Any) -> Any:
@@ -74,6 +81,10 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
         forgets its member id, joins anew and displaces the other in turn, for ever. The old id makes the broker say it.
         """
         join = isinstance(request, JoinGroupRequest)
+        if join and self.app.should_stop:
+            # A worker that ends has nothing to join for: the partitions it got would stand still for a session timeout.
+            await asyncio.sleep(_NO_JOIN_S)
+            raise GroupCoordinatorNotAvailableError("the worker is stopping")
         if join and request._group_instance_id and not request._member_id:
             request._member_id = self._known_member
         response = await self._send(request)
