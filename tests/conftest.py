@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.kafka import KafkaBroker, why_not
 
+# As pipeline.cli.main sets it before it imports typer: a test may import typer first, and help would look otherwise.
+os.environ.setdefault("TYPER_USE_RICH", "0")
+
 # A machine that is busy with brokers is slow at times: that is no fault of a property. In CI Hypothesis is also
 # derandomised (its own profile there, which stays the parent).
 settings.register_profile("steady", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
