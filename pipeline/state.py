@@ -4,6 +4,7 @@ A *pool* holds the assets of one bundle and one frame layout on one partition. A
 slot of one block, so a block that was written is a consistent piece of the past whatever became of the others.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +48,10 @@ class Column:
         return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=int))
 
 
+#: From this size on an array gets pages of its own, which the system provides when they are written to.
+LAZY_BYTES = 64 * 1024
+
+
 class Table:
     """Columns that grow together by doubling. Arrays are replaced on growth: fetch them anew in each step."""
 
@@ -58,8 +63,15 @@ class Table:
 
     @staticmethod
     def _new(column: Column, capacity: int) -> Array:
-        # zeros() leaves untouched pages to the kernel: capacity beyond the used slots costs no memory
-        array: Array = np.zeros((capacity, *column.shape), column.dtype)
+        # Pages that nobody has touched cost no memory: capacity beyond the used slots is free. The C library's calloc
+        # does so for the largest arrays only, and writes zeros over the others.
+        shape = (capacity, *column.shape)
+        size = column.slot_bytes * capacity
+        if size < LAZY_BYTES:
+            array: Array = np.zeros(shape, column.dtype)
+        else:
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            array = np.frombuffer(pages, column.dtype).reshape(shape)
         if column.fill:
             array.fill(column.fill)
         return array
