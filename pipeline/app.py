@@ -59,6 +59,7 @@ def make_app(settings: Settings) -> faust.App:
         settings.group.id, broker=f"kafka+batch://{settings.broker.bootstrap}", store="memory://", autodiscover=False,
         value_serializer="raw", key_serializer="raw", web_enabled=False, topic_allow_declare=False,
         topic_disable_leader=True, broker_session_timeout=settings.group.session_timeout_s,
+        broker_request_timeout=settings.group.session_timeout_s + 80.0,  # Faust wants it above; its own are 60 and 90
         broker_heartbeat_interval=settings.group.heartbeat_s, consumer_auto_offset_reset="earliest",
         consumer_metadata_max_age_ms=30_000, stream_wait_empty=False, agent_supervisor=CrashingSupervisor,
         broker_credentials=_credentials(settings), **instance)
