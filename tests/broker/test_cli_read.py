@@ -105,7 +105,9 @@ def test_tail_of_an_empty_topic_ends_with_nothing(stage):
 def test_tail_follows_until_it_is_interrupted(stage):
     command = [sys.executable, "-m", "pipeline.cli.main", "tail", "alerts", "--from-beginning", *stage.options]
     stage.send("alert.v1", alert(1))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
+    # A shell without job control starts what it puts in the background with SIGINT ignored, and a child inherits that.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as tail:
         try:
             assert "pump-1 " in tail.stdout.readline()
             stage.send("alert.v1", alert(2))
