@@ -29,10 +29,11 @@ class Store:
         return {key.decode()[len(prefix):]: value for key, value in raw.items()}
 
     async def bounds(self, partition: int) -> tuple[int, int]:
-        """Return the first offset that the log still has, and its end."""
-        first = await self._patiently(lambda: broker.log_start_offset(self._cfg, self._telemetry, partition))
-        end = await self._patiently(lambda: broker.end_offset(self._cfg, self._telemetry, partition))
-        return first, end
+        """Return the first offset that the log still has, and its end.
+
+        Ask after `read`: a checkpoint that was written in between would else stand beyond the end and look foreign.
+        """
+        return (await self._patiently(lambda: broker.offset_ranges(self._cfg, self._telemetry)))[partition]
 
     async def begin(self, partition: int, committed: Committed | None, first: int, end: int) -> int:
         """Return where a partition without a checkpoint begins: what an operator committed, else `worker.start`."""

@@ -11,8 +11,6 @@ from pipeline.broker.admin import (
     create_topics,
     delete_topics,
     describe_topics,
-    end_offset,
-    log_start_offset,
     offset_ranges,
     offsets_for_time,
     partition_count,
@@ -23,6 +21,6 @@ from pipeline.broker.read import Follower, follow, read_compacted
 
 __all__ = [
     "BrokerConfig", "Follower", "NewTopic", "TopicInfo", "Unsupported", "create_topics", "delete_topics",
-    "describe_topics", "end_offset", "follow", "log_start_offset", "make_producer", "murmur2_partition",
+    "describe_topics", "follow", "make_producer", "murmur2_partition",
     "offset_ranges", "offsets_for_time", "partition_count", "read_compacted",
 ]

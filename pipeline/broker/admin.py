@@ -14,7 +14,6 @@ from aiokafka.structs import TopicPartition
 
 from pipeline.broker.config import BrokerConfig, reaching
 from pipeline.broker.read import open_consumer
-from pipeline.errors import BrokerError
 
 _CREATED_S = 10.0   # a new topic has leaders within 0.1 s on one node, within a few seconds on a busy cluster
 _REPLICATION = 3    # survives one broker down while min.insync.replicas=2 still accepts writes
@@ -140,22 +139,6 @@ async def offset_ranges(cfg: BrokerConfig, topic: str) -> dict[int, tuple[int, i
             tps = [TopicPartition(topic, p) for p in sorted(partitions)]
             first, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     return {tp.partition: (first[tp], end[tp]) for tp in tps}
-
-
-async def log_start_offset(cfg: BrokerConfig, topic: str, partition: int) -> int:
-    """Return the offset of the oldest record that the broker still has (or would give the next one)."""
-    return _of(await offset_ranges(cfg, topic), topic, partition)[0]
-
-
-async def end_offset(cfg: BrokerConfig, topic: str, partition: int) -> int:
-    """Return the offset that the next record will get."""
-    return _of(await offset_ranges(cfg, topic), topic, partition)[1]
-
-
-def _of(ranges: dict[int, tuple[int, int]], topic: str, partition: int) -> tuple[int, int]:
-    if partition not in ranges:
-        raise BrokerError(f"topic {topic} has {len(ranges)} partitions, there is no partition {partition}")
-    return ranges[partition]
 
 
 async def offsets_for_time(cfg: BrokerConfig, topic: str, partitions: Iterable[int], time_ms: int) -> dict[int, int]:

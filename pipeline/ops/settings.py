@@ -101,7 +101,7 @@ class Worker(Section):
         ge=1, le=604_800,
     )
     max_assets: int = _key(
-        20_000, "assets per partition", "bounds memory: about 5 KiB an asset, 100 MiB a full partition",
+        20_000, "assets per partition", "bounds memory: about 6 KiB an asset, 120 MiB a full partition",
         ge=1, le=1_000_000,
     )
     max_batch: int = _key(

@@ -16,8 +16,6 @@ from pipeline.broker import (
     create_topics,
     delete_topics,
     describe_topics,
-    end_offset,
-    log_start_offset,
     make_producer,
     murmur2_partition,
     offset_ranges,
@@ -73,7 +71,7 @@ def test_read_compacted_passes_transaction_markers_at_the_end(kafka: KafkaBroker
     producer.produce(topic, b"v", b"k")
     producer.commit_transaction(20)
     deadline = time.monotonic() + 10
-    while asyncio.run(end_offset(BrokerConfig(kafka.address), topic, 0)) < 2:  # the record, then its marker
+    while asyncio.run(offset_ranges(BrokerConfig(kafka.address), topic))[0][1] < 2:  # the record, then its marker
         assert time.monotonic() < deadline
     assert asyncio.run(read_compacted(BrokerConfig(kafka.address), topic, 0)) == {b"k": b"v"}
 
@@ -215,7 +213,7 @@ def test_offsets_are_found_by_time_and_at_both_ends(cfg: BrokerConfig, make_topi
     asyncio.run(_send(cfg, topic, (b"k", b"1"), (b"k", b"2"), (b"k", b"3")))
     now = int(time.time() * 1000)
     assert asyncio.run(offset_ranges(cfg, topic)) == {0: (0, 3), 1: (0, 0)}
-    assert asyncio.run(log_start_offset(cfg, topic, 0)) == 0
+    assert asyncio.run(offset_ranges(cfg, topic))[0][0] == 0
     assert asyncio.run(offsets_for_time(cfg, topic, [0, 1], now - 60_000)) == {0: 0, 1: 0}
     assert asyncio.run(offsets_for_time(cfg, topic, [0, 1], now + 60_000)) == {0: 3, 1: 0}
 
