@@ -15,6 +15,13 @@ class EngineError(Exception):
     """The engine could not compute this batch. The caller splits it until the poison row is alone."""
 
 
+class EngineLost(Exception):
+    """The engine is broken for good (a sticky CUDA error, a closed device): nothing that it holds may be used again.
+
+    The caller serves the same batches on another engine; they are not at fault.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One input or output: name, NumPy dtype ("f4", "f8"), shape without the batch dimension (None = any)."""
@@ -54,3 +61,38 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; idempotent."""
+
+
+@dataclass(slots=True)
+class Staging:
+    """Input arrays of whole batches that rows are written into. pinned: the device reads them without another copy."""
+
+    arrays: dict[str, Array]
+    pinned: bool = False
+
+
+class Pipelined(Engine, Protocol):
+    """An engine that computes while the next batch is begun. `infer` is `finish(begin(inputs))`.
+
+    depth: batches that may be begun before the oldest is finished. Tickets are finished in the order they were begun.
+    """
+
+    depth: int
+
+    def staging(self, shapes: Mapping[str, tuple[int, ...]], rows: int) -> Staging:
+        """Return input arrays of `rows` rows; shapes: of one row of each input. Not pinned once the budget is used up.
+
+        The first call for a layout (these shapes) allocates everything that serving it needs, and warms it up.
+        """
+
+    def begin(self, inputs: Arrays) -> int:
+        """Start a batch and return its ticket. inputs: the first n rows of a `Staging`, or any arrays (one more copy).
+
+        Raises EngineError, EngineLost. The inputs may not be written until the batch is finished.
+        """
+
+    def finish(self, ticket: int) -> Arrays:
+        """Wait for a batch; outputs are views that stay valid until `depth` more batches are begun.
+
+        Raises EngineError (this batch failed, the engine goes on) or EngineLost.
+        """

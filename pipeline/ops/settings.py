@@ -156,8 +156,24 @@ class Batch(Section):
 
 
 class Engine(Section):
-    name: Literal["onnx_cpu", "reference"] = _key("onnx_cpu", "", "reference is the slow NumPy oracle")
+    name: Literal["auto", "onnx_cpu", "tensorrt", "tensorrt_rtx", "reference"] = _key(
+        "onnx_cpu", "", "auto takes a GPU where there is one; reference is the slow NumPy oracle"
+    )
     threads: int = _key(1, "threads", "one per worker: scale by workers, which share nothing", ge=1, le=64)
+    precision: Literal["f32", "f16"] = _key("f32", "", "of TensorRT; f16 serves only where no decision changes by it")
+    cache: Path | None = _key(
+        None, "", "folder of built engines and their key, owner only; none: kizashi below the user's state folder"
+    )
+    deadline_s: float = _key(
+        10.0, "s", "a batch that takes longer hangs: another engine takes over; the slowest model takes 0.1",
+        gt=0, le=600,
+    )
+    restart_after_s: float = _key(
+        300.0, "s", "a worker that lost its GPU serves on the CPU this long, then ends to start anew; 0: never",
+        ge=0, le=86_400,
+    )
+    build_timeout_s: float = _key(600.0, "s", "longest build of an engine; ours take seconds", ge=1, le=7200)
+    build_memory_mb: int = _key(4096, "MiB", "most that a build may hold; ours take 0.3 GiB", ge=256, le=262_144)
 
 
 class Checkpoint(Section):
@@ -171,8 +187,28 @@ class Checkpoint(Section):
     )
 
 
+class TrustedKey(Section):
+    """A public key whose signatures on bundles are believed."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the key, as in the signature")
+    key: str = Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="public Ed25519 key, 32 bytes in base64")
+    not_after: datetime | None = _key(None, "", "signatures are refused from then on; none: never",
+                                      allowed="a time with its zone")
+
+
 class Models(Section):
-    folder: Path | None = _key(None, "", "folder of bundles searched before the shipped ones")
+    folder: Path | None = _key(None, "", "folder of bundles (folders or .zip) searched before the shipped ones")
+    trusted_keys: tuple[TrustedKey, ...] = _key(
+        (), "", "whose bundles are believed, beside the shipped; `kizashi models keygen` makes a pair"
+    )
+    allow_unsigned: bool = _key(False, "", "serve bundles that nobody signed; for trials, it warns each time")
+    min_version: dict[str, str] = _key({}, "", "bundle -> lowest version that may serve: older ones have faults")
+    poll_s: float = _key(
+        5.0, "s", "how often the folder is looked at for new bundles; 0: only at the start", ge=0, le=3600
+    )
+    state: Path | None = _key(
+        None, "", "folder of the record of what serves and of rollbacks; none: kizashi below the user's state folder"
+    )
 
 
 class Match(Section):
