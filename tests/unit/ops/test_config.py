@@ -66,7 +66,8 @@ def test_variables_that_are_no_settings_are_left_alone():
     ("[worker]\nmax_assets = 2000000", "from 1 to 1000000 assets per partition"),
     ("[metrics]\nport = 'many'", "metrics.port = 'many': input should be a valid integer"),
     ("[metrics]\nenabled = 'perhaps'", "allowed: true or false"),
-    ("[engine]\nname = 'cuda'", "engine.name = 'cuda': not one of the choices; allowed: 'auto', 'onnx_cpu', 'tensorrt', 'tensorrt_rtx', 'reference'"),
+    ("[engine]\nname = 'cuda'", "engine.name = 'cuda': not one of the choices; allowed: 'auto', 'onnx_cpu', "
+                               "'tensorrt', 'tensorrt_rtx', 'reference'"),
     ("[broker]\nbootstrap = 'plant'", "not of the wanted form; allowed: HOST:PORT[,HOST:PORT...]"),
     ("[topics]\nprefix = 'trial'", "topics.prefix = 'trial': not of the wanted form; allowed: letters, digits"),
     ("[worker]\nstart = 'yesterday'", "neither a word nor an ISO-8601 time; allowed: \"latest\", \"earliest\" or"),
