@@ -1,9 +1,11 @@
 """Assembly: from settings to bundles, engines and a flow; the same for the live worker and for replay."""
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 
 from engines import Bundle, BundleError, Engine, EngineError, load_bundle, open_engine, shipped_bundles
+from engines.trust import PublicKey, TrustPolicy
 from pipeline.errors import ModelError
 from pipeline.flow import FlowSettings
 from pipeline.ops.settings import Settings
@@ -16,19 +18,26 @@ def bundles_of(settings: Settings) -> dict[str, Bundle]:
     paths: dict[str, Path] = dict(shipped_bundles())
     if settings.models.folder is not None:
         paths |= {p.parent.name: p.parent for p in sorted(settings.models.folder.glob("*/model.toml"))}
-    faults, bundles = [], {}
+    faults, bundles, policy = [], {}, trust_policy(settings)
     for name in sorted({route.bundle for route in settings.routes}):
         if name not in paths:
             faults.append(f"routes name bundle {name!r}, there are {', '.join(sorted(paths)) or 'none'}. "
                           "Put it into models.folder")
             continue
         try:
-            bundles[name] = load_bundle(paths[name])
+            bundles[name] = load_bundle(paths[name], policy)
         except BundleError as error:
             faults.append(str(error))
     if faults:
         raise ModelError("; ".join(faults))
     return bundles
+
+
+def trust_policy(settings: Settings) -> TrustPolicy:
+    """Say whose bundles are believed, and from which version on."""
+    models = settings.models
+    keys = tuple(PublicKey(k.id, base64.b64decode(k.key), k.not_after) for k in models.trusted_keys)
+    return TrustPolicy(keys, models.allow_unsigned, models.min_version)
 
 
 def routes_of(settings: Settings) -> list[Route]:

@@ -55,7 +55,8 @@ class Seating:
             raise Rejected("no_route", f"no route matches asset_class={birth.asset_class} site={birth.site}. "
                            "Add a [[routes]] entry")
         bundle = self.bundles[route.bundle]
-        misfits = bundle.spec.misfits(len(birth.channels), birth.samples_per_frame)
+        misfits = bundle.spec.misfits(len(birth.channels), birth.samples_per_frame, birth.rate_hz,
+                                      (c.unit for c in birth.channels))
         if misfits:
             raise Rejected("no_route", f"bundle {route.bundle} cannot serve it: {'; '.join(misfits)}. "
                            "Route this asset to another bundle, or change its frames")
