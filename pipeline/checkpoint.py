@@ -89,12 +89,16 @@ class Manifest(Struct, frozen=True, omit_defaults=True):
 
 @dataclass(slots=True)
 class Snapshot:
-    """A consistent copy of what changed, taken while nothing was in flight. blocks: by key suffix."""
+    """A consistent copy of what changed, taken while nothing was in flight. blocks: by key suffix.
+
+    term: under which it is to be written. stale: keys of older terms, to be removed once the manifest is durable.
+    """
 
     partition: int
     blocks: list[tuple[str, BlockRecord | UnassignedRecord]]
     manifest: Manifest
-    frames: int = 0
+    term: str = ""
+    stale: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -133,8 +137,9 @@ def take(part: Partition, manifest_id: str, partitions: int) -> Snapshot:
             WaitingRecord(w.asset, w.birth_id, w.historical, list(w.frames), w.leave, w.hold)
             for w in un.waiting.values()], [(*key, hold) for key, hold in un.given_up.items()])))
     entries[UNASSIGNED] = [un.through]
-    return Snapshot(part.number, blocks, Manifest(
-        manifest_id, position, partitions, part.now_ms, entries, list(part.spans)))
+    stale, part.stale = part.stale, ()
+    manifest = Manifest(manifest_id, position, partitions, part.now_ms, entries, list(part.spans))
+    return Snapshot(part.number, blocks, manifest, part.term, stale)
 
 
 def _copy_block(pool: Pool, b: int) -> BlockRecord:
@@ -154,9 +159,11 @@ def _copy_block(pool: Pool, b: int) -> BlockRecord:
 
 def put_back(part: Partition, snap: Snapshot) -> None:
     """Mark the blocks of a snapshot that was never written as dirty again."""
+    part.stale = (*snap.stale, *part.stale)
     for key, record in snap.blocks:
         if isinstance(record, BlockRecord):
-            part.pools[record.pool].dirty.add(record.block)
+            if record.pool in part.pools:  # else an heir has taken its place, whose blocks are all dirty
+                part.pools[record.pool].dirty.add(record.block)
         elif key == UNASSIGNED:
             part.unassigned.dirty = True
 

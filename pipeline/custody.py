@@ -229,7 +229,7 @@ class Custody:
         def retry(error: BaseException) -> None:
             self._telemetry.events.emit("checkpoint_failed", partition=part.number, why=repr(error))
 
-        size, prefix = 0, f"{self._prefix}{part.term}|"
+        size, prefix = 0, f"{self._prefix}{snap.term}|"
         for key, record in snap.blocks:  # encoded one by one: a checkpoint never doubles the state in memory
             value = checkpoint.encode(record)
             size += len(value)
@@ -237,7 +237,7 @@ class Custody:
         self._state_bytes[part.number] = size
         manifest = checkpoint.encode(snap.manifest)
         await write(self._producer, self._state, part.number, [((prefix + terms.MANIFEST).encode(), manifest)], retry)
-        stale, part.stale = [((self._prefix + key).encode(), None) for key in part.stale], ()
+        stale = [((self._prefix + key).encode(), None) for key in snap.stale]
         await write(self._producer, self._state, part.number, stale, retry)
         if self._flow.partitions.get(part.number) is not part:
             return

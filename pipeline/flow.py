@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.base import TensorSpec
 from engines.bundle import Bundle
-from pipeline import acquire, advise, condition, episodes, judge, refuse, seating, window
+from pipeline import acquire, advise, condition, episodes, judge, refuse, window
 from pipeline.batch import Batch, Batcher, Segment
 from pipeline.births import BirthBook
 from pipeline.columns import I64, Array, Effects, Groups, Poll
@@ -30,6 +30,7 @@ from pipeline.state import (
     Pool,
     Waiting,
 )
+from pipeline.succession import Succession
 from schemas import AssetBirth, TelemetryFrame
 
 #: By the clock an asset is called silent this much later than by the log, so that a frame which the broker has stamped
@@ -70,6 +71,7 @@ class Flow:
         self._terms = episodes.Terms(settings.silent_ms, settings.stale_ms)
         self._batchers: dict[str, Batcher] = {}
         self._bundle_of: dict[str, Bundle] = {}
+        self.successions: dict[str, Succession] = {}  # by bundle name: what warms up to take over
 
     @property
     def births(self) -> BirthBook:
@@ -102,7 +104,7 @@ class Flow:
         """Carry records of one partition up to full batches. now: monotonic seconds, for the batch delay only."""
         part, step = self.partitions[poll.partition], Step()
         frames, rejects = acquire.decode(poll)
-        passing = self._pass_time(part, poll)
+        passing = part.pass_time(poll.timestamps_ms, self.settings.silent_ms)
         stop = self._admit_frames(part, poll, frames, now, step, whole=not rejects)
         for i, error, _ in rejects:
             if poll.offsets[i] >= part.unassigned.need and (stop is None or i < stop):  # `rest` comes once more
@@ -122,18 +124,6 @@ class Flow:
         if not self.patient:
             self._give_up_waiting(part, step.effects)
         return step
-
-    def _pass_time(self, part: Partition, poll: Poll) -> I64:
-        """Return the partition's time before each record and at the end; note where records came again after an outage.
-
-        Half of what makes an asset silent is an outage of the bus: an asset that sent just before it is not yet late.
-        """
-        now = np.maximum.accumulate(np.append(part.now_ms, poll.timestamps_ms))
-        again = np.flatnonzero((np.diff(now) > self.settings.silent_ms // 2) & (now[:-1] > 0)) + 1
-        starts = [part.spans[-1][0], *now[again].tolist()]
-        ends = [*now[again - 1].tolist(), int(now[-1])]
-        part.spans = [*part.spans[:-1], *zip(starts, ends, strict=True)]
-        return now
 
     def _admit_frames(self, part: Partition, poll: Poll, frames: acquire.Frames, now: float, step: Step, *,
                       whole: bool) -> int | None:
@@ -209,6 +199,8 @@ class Flow:
         groups = Groups.of(batch.slot)
         if silences:
             episodes.came_back(self._terms, pool, silences, step.effects)
+        if pool.bundle.spec.name in self.successions:
+            self.successions[pool.bundle.spec.name].follow(pool, batch, groups)
         if pool.bundle.spec.kind == "window":
             rows = window.step(pool, batch, groups)
         else:
@@ -343,12 +335,24 @@ class Flow:
     def _give_up_waiting(self, part: Partition, effects: Effects) -> None:
         for entry, (offset, ts_ms, value) in self.seats.give_up(part) if part.unassigned.waiting else ():
             part.unassigned.counts[DEAD_LETTERED] += 1
-            poll = Poll(part.number, np.array([offset]), np.array([ts_ms]), [value], [None], offset + 1)
-            error = Rejected(
-                "unknown_birth", f"no birth {entry.birth_id} of asset {entry.asset} came while its frames waited (at "
-                f"most {seating.MAX_WAITING_FRAMES} frames, {seating.MAX_WAITING_BYTES} bytes, "
-                f"{seating.MAX_WAITING_MS // 1000} s). Publish the birth, then replay the dead letters")
-            effects.dead_letters.append(refuse.record(self.settings.topic, poll, 0, error, entry.asset))
+            effects.dead_letters.append(refuse.waited(self.settings.topic, part.number, entry, offset, ts_ms, value))
+
+    # -- models
+
+    def succeed(self, bundle: Bundle, inputs: Sequence[TensorSpec], writer: str) -> Effects:
+        """Let `bundle` take over from the one of its name, between two batches: nothing may be in flight.
+
+        inputs: of its engine. writer: names the new terms of partitions whose state changes by it.
+        """
+        name, effects = bundle.spec.name, Effects()
+        self.seats.replace(bundle)
+        self._inputs = {**self._inputs, name: inputs}
+        heirs = self.successions.pop(name, None) or Succession(bundle)
+        for part in self.partitions.values():
+            effects.calibrations += heirs.take_over(part, writer)
+        for key in [key for key, old in self._bundle_of.items() if old.spec.name == name]:
+            del self._bundle_of[key], self._batchers[key]
+        return effects
 
     # -- results
 

@@ -2,9 +2,13 @@
 
 import hashlib
 
+import numpy as np
+
+from pipeline import seating
 from pipeline.batch import Segment
 from pipeline.columns import Poll
 from pipeline.errors import Rejected
+from pipeline.state import Waiting
 from schemas import DeadLetter
 from schemas.deadletter import MAX_ORIGINAL_BYTES
 
@@ -49,3 +53,13 @@ def row(topic: str, seg: Segment, i: int, why: str | None) -> DeadLetter:
                       partition=seg.partition.number, offset=int(seg.column("offset")[i]),
                       timestamp_ms=int(seg.column("ts_ms")[i]), length=0, sha256="",
                       asset=who.asset if who else None, row=True)
+
+
+def waited(topic: str, partition: int, entry: Waiting, offset: int, ts_ms: int, value: bytes) -> DeadLetter:
+    """Build the dead letter of a frame that has waited for its birth in vain."""
+    poll = Poll(partition, np.array([offset]), np.array([ts_ms]), [value], [None], offset + 1)
+    error = Rejected(
+        "unknown_birth", f"no birth {entry.birth_id} of asset {entry.asset} came while its frames waited (at "
+        f"most {seating.MAX_WAITING_FRAMES} frames, {seating.MAX_WAITING_BYTES} bytes, "
+        f"{seating.MAX_WAITING_MS // 1000} s). Publish the birth, then replay the dead letters")
+    return record(topic, poll, 0, error, entry.asset)

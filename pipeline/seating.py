@@ -45,8 +45,12 @@ class Seating:
 
     def __init__(self, bundles: Mapping[str, Bundle], routes: Sequence[Route], births: BirthBook, max_assets: int,
                  partition_of: Callable[[str], int] | None) -> None:
-        self.bundles, self.routes, self.births, self.max_assets = bundles, routes, births, max_assets
+        self.bundles, self.routes, self.births, self.max_assets = dict(bundles), routes, births, max_assets
         self._partition_of = partition_of
+
+    def replace(self, bundle: Bundle) -> None:
+        """Serve assets by another version of a bundle from now on."""
+        self.bundles[bundle.spec.name] = bundle
 
     def route(self, birth: AssetBirth) -> Bundle:
         """Return the bundle that serves this asset. Raises Rejected("no_route")."""

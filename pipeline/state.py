@@ -268,6 +268,18 @@ class Partition:
         return any(min(end, until_ms) - max(start, last_ms) > silent_ms
                    for start, end in self.spans if start <= until_ms)
 
+    def pass_time(self, timestamps_ms: I64, silent_ms: int) -> I64:
+        """Return the partition's time before each record of a poll and at its end; note where records came again.
+
+        Half of what makes an asset silent is an outage of the bus: an asset that sent just before it is not yet late.
+        """
+        now = np.maximum.accumulate(np.append(self.now_ms, timestamps_ms))
+        again = np.flatnonzero((np.diff(now) > silent_ms // 2) & (now[:-1] > 0)) + 1
+        starts = [self.spans[-1][0], *now[again].tolist()]
+        ends = [*now[again - 1].tolist(), int(now[-1])]
+        self.spans = [*self.spans[:-1], *zip(starts, ends, strict=True)]
+        return now
+
     def forget_spans(self) -> None:
         """Drop the stretches that nobody's silence will be measured by any more."""
         if self.position >= self.replay_until:  # until then silences are not judged

@@ -1,0 +1,169 @@
+"""Parity gate: an engine serves only if it says what the bundle's golden vectors say, numbers and decisions alike.
+
+Two questions, because each alone lets a bad engine pass: is every output within the bundle's tolerance, and does no
+decision change when the scores run through the judge, sequence by sequence? A row whose golden score lies nearer to the
+limit than the tolerance may fall on either side on a good engine too: it is listed, not counted.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.base import Array, Engine, EngineError
+from engines.bundle import Bundle
+from engines.golden import GoldenCase
+from engines.spec import Tolerance
+
+F64 = NDArray[np.float64]
+#: The judge over sequences: bundle, scores (n,), first row of each sequence -> state of each row (n,).
+Decide = Callable[[Bundle, F64, tuple[int, ...]], Array]
+
+#: Faults of one kind that a report names; the rest is a number. A broken engine differs in every row.
+MAX_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that differs. what: an output's name, or "decision". excess: distance / tolerance, 0 for decisions."""
+
+    case: str
+    row: int
+    what: str
+    want: float
+    got: float
+    excess: float = 0.0
+
+    def __str__(self) -> str:
+        times = f", {self.excess:.3g} times the tolerance" if self.excess else ""
+        return f"{self.case} row {self.row}: {self.what} is {self.got:.9g}, golden is {self.want:.9g}{times}"
+
+
+@dataclass(slots=True)
+class ParityReport:
+    """What the gate found. near: rows too close to the limit to be held against an engine, as "case row"."""
+
+    engine: str
+    rows: int = 0
+    faults: list[str] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    differing: int = 0
+    near: list[str] = field(default_factory=list)
+    worst: dict[str, float] = field(default_factory=dict)  # output -> largest distance / tolerance
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults and not self.differing
+
+    def why(self) -> str:
+        """Say in one line why the engine is refused; empty if it is not."""
+        named = [*self.faults, *map(str, self.differences[:1])]
+        more = f" and {self.differing - 1} more rows" if self.differing > 1 else ""
+        return "; ".join(named) + more
+
+    def to_json(self) -> bytes:
+        """Return the report as a JSON document, to lie beside what it judged."""
+        return msgspec.json.format(msgspec.json.encode({"ok": self.ok, **asdict(self)}), indent=1) + b"\n"
+
+
+def compare(engine: Engine, bundle: Bundle, decide: Decide, max_rows: int = 256) -> ParityReport:
+    """Run the golden vectors on `engine`, `max_rows` at a time, the last ones short so that padding is met too.
+
+    Never raises for what the engine does: that is what the report is for.
+    """
+    report = ParityReport(engine.name)
+    if bundle.golden is None:
+        report.faults.append("the bundle has no golden vectors")
+        return report
+    tolerances = bundle.spec.golden.tolerance
+    for case in bundle.golden.cases:
+        rows = len(next(iter(case.inputs.values())))
+        report.rows += rows
+        try:
+            outputs = _run(engine, case, rows, max_rows)
+        except EngineError as error:
+            report.faults.append(f"{case.name}: {error}")
+            continue
+        for name, want in case.outputs.items():
+            _numbers(report, case.name, name, want, outputs.get(name), tolerances.get(name) or Tolerance())
+        score = bundle.spec.outputs.score
+        if score in outputs and np.shape(outputs[score]) == np.shape(case.outputs[score]):
+            _decisions(report, bundle, case, outputs[score], decide)
+    return report
+
+
+def _run(engine: Engine, case: GoldenCase, rows: int, max_rows: int) -> dict[str, Array]:
+    """Compute a case. Through the engine's own staging where it has one: the way that real rows take."""
+    dtypes = {spec.name: spec.dtype for spec in engine.inputs}
+    stage = getattr(engine, "staging", None)
+    own: Mapping[str, Array] | None = None
+    if stage is not None:
+        own = stage({name: array.shape[1:] for name, array in case.inputs.items()}, max_rows).arrays
+    parts: list[dict[str, Array]] = []
+    for a, b in _cuts(rows, max_rows):
+        if own is None:
+            inputs = {name: array[a:b].astype(dtypes[name], copy=False) for name, array in case.inputs.items()}
+        else:
+            inputs = {name: own[name][: b - a] for name in case.inputs}
+            for name, view in inputs.items():
+                view[:] = case.inputs[name][a:b]
+        parts.append({name: np.array(array) for name, array in engine.infer(inputs).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _cuts(rows: int, max_rows: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into batches: one of a single row, then full ones, and what is left."""
+    at = min(1, rows - 1)
+    if at:
+        yield 0, at
+    while at < rows:
+        yield at, min(rows, at + max_rows)
+        at += max_rows
+
+
+def _numbers(report: ParityReport, case: str, name: str, want: Array, got: Array | None, allowed: Tolerance) -> None:
+    if got is None or got.shape != want.shape:
+        report.faults.append(f"{case}: output {name!r} is {'missing' if got is None else f'of shape {got.shape}'}, "
+                             f"golden is {want.shape}")
+        return
+    expected, found = want.astype(np.float64), got.astype(np.float64)
+    bound = allowed.abs + allowed.rel * np.abs(expected)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = np.abs(found - expected) / bound
+    excess[(expected == found) | (np.isnan(expected) & np.isnan(found))] = 0.0
+    excess[np.isnan(excess)] = np.inf
+    flat = excess.reshape(len(excess), -1)
+    worst = flat.max(axis=1, initial=0.0)
+    report.worst[name] = max(report.worst.get(name, 0.0), float(worst.max(initial=0.0)))
+    bad = np.flatnonzero(worst > 1.0)
+    report.differing += len(bad)
+    for row in bad[np.argsort(-worst[bad], kind="stable")][:MAX_NAMED].tolist():
+        at = int(flat[row].argmax())
+        report.differences.append(Difference(case, row, name, float(expected.reshape(len(expected), -1)[row, at]),
+                                             float(found.reshape(len(found), -1)[row, at]), float(worst[row])))
+
+
+def _decisions(report: ParityReport, bundle: Bundle, case: GoldenCase, got: Array, decide: Decide) -> None:
+    want = case.outputs[bundle.spec.outputs.score].astype(np.float64).reshape(-1)
+    found = got.astype(np.float64).reshape(-1)
+    allowed = bundle.spec.golden.tolerance.get(bundle.spec.outputs.score) or Tolerance()
+    limit = bundle.spec.threshold
+    near = np.abs(want - limit) <= allowed.abs + allowed.rel * abs(limit)
+    report.near += [f"{case.name} {row}" for row in np.flatnonzero(near).tolist()]
+    before = decide(bundle, want, case.starts)
+    after = decide(bundle, np.where(near, want, found), case.starts)
+    changed = np.flatnonzero(before != after)
+    report.differing += len(changed)
+    for row in changed[:MAX_NAMED].tolist():
+        report.differences.append(Difference(case.name, row, "decision", float(want[row]), float(found[row])))
+    if len(changed):
+        report.worst["decisions"] = report.worst.get("decisions", 0.0) + len(changed)
+
+
+def summary(report: ParityReport) -> dict[str, Any]:
+    """Return what a log line or a table shows of a report."""
+    return {"engine": report.engine, "ok": report.ok, "rows": report.rows, "near": len(report.near),
+            "worst": {name: round(value, 4) for name, value in report.worst.items()}, "why": report.why()}

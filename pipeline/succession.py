@@ -1,0 +1,208 @@
+"""Succession: a new version of a bundle takes over from the one that serves. Pure.
+
+If both keep the same state (`Bundle.state_hash`), the new one simply goes on with it. If not, the new one first warms
+up beside the old: an *heir* follows every pool, slot by slot, with the same frames and without judging anything. When
+all assets that send are warm, each pool gives way to its heir in place: places in the directory, sequence numbers,
+counters, alarm flags and open alerts are the old pool's, windows, recursions and baselines the heir's.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engines.bundle import Bundle
+from pipeline import advise, condition, judge, window
+from pipeline.checkpoint import UNASSIGNED
+from pipeline.columns import I64, Bool, FrameBatch, Groups
+from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
+from pipeline.terms import MANIFEST, following
+from schemas import Calibration
+
+#: What an asset keeps whatever judges it.
+_KEPT = tuple(c.name for c in (*ACQUIRE_COLUMNS, *judge.COLUMNS))
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """A baseline that an heir has learnt. seq, t_end [Unix ns]: of the frame that finished it; rows: samples."""
+
+    seq: int
+    t_end: int
+    rows: int
+
+
+@dataclass(slots=True)
+class Heir:
+    """What will take a pool's place. pool: same slots as the old one's, another state."""
+
+    pool: Pool
+    learnt: dict[int, Learnt] = field(default_factory=dict)
+
+
+def obstacles(old: Bundle, new: Bundle, layouts: Iterable[tuple[int, int]]) -> list[str]:
+    """Say why `new` cannot take over from `old`; layouts: (channels, samples per frame) of its assets."""
+    found = []
+    if new.spec.rule != old.spec.rule:
+        found.append(f"its rule is {new.spec.rule!r}, the alerts that are open have {old.spec.rule!r}: "
+                     "ship it under another name and route assets to it")
+    for channels, samples in sorted(set(layouts)):
+        found += [f"assets that it has to serve do not fit: {why}" for why in new.spec.misfits(channels, samples)]
+    return found
+
+
+class Succession:
+    """The heirs of all pools of one bundle."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._heirs: dict[int, tuple[Pool, Heir]] = {}  # by identity: a partition that comes back has other pools
+
+    def follow(self, pool: Pool, batch: FrameBatch, groups: Groups) -> None:
+        """Show an heir the frames that its pool was given in this step."""
+        heir = self._heir(pool)
+        mirror = heir.pool
+        _seat_alike(pool, heir, batch.slot[groups.first])
+        used = len(pool.slots)
+        mirror.table["period_ns"][:used] = pool.table["period_ns"][:used]
+        if mirror.bundle.spec.kind == "window":
+            window.step(mirror, batch, groups)
+            return
+        # What an asset with an open alert sends is no healthy operation to learn from.
+        ill = (pool.table["active"][batch.slot] != 0) & (mirror.table["ready"][batch.slot] == 0)
+        if ill.any():
+            for slot in np.unique(batch.slot[ill]).tolist():
+                condition.restart(mirror, slot, recalibrate=True)
+            batch = _only(batch, ~ill)
+            groups = Groups.of(batch.slot)
+        if not len(batch):
+            return
+        _, finished = condition.step(mirror, batch, groups)
+        for done in finished:
+            heir.learnt[done.slot] = Learnt(int(batch.seq[done.frame]), int(batch.t0_ns[done.frame]), done.rows)
+
+    def cold(self, partitions: Iterable[Partition]) -> list[str]:
+        """Name the assets that the new version is not warm for yet; silent ones are not waited for."""
+        names = []
+        for part in partitions:
+            for pool in part.order:
+                if pool.bundle.spec.name == self.bundle.spec.name and pool.bundle is not self.bundle:
+                    names += self._cold(pool)
+        return names
+
+    def _cold(self, pool: Pool) -> list[str]:
+        known = self._heirs.get(id(pool))
+        table, out = pool.table, []
+        for slot, who in pool.seated():
+            if table["leave"][slot] >= 0 or table["historical"][slot] or table["quiet"][slot]:
+                continue
+            if known is None or not _warm(known[1].pool, slot) or known[1].pool.slots[slot] is not who:
+                out.append(who.asset)
+        return out
+
+    def take_over(self, part: Partition, writer: str) -> list[Calibration]:
+        """Put the new version in the old one's place; return the baselines that its heirs have learnt.
+
+        Nothing of the partition may be in flight. Where the state changes, the partition writes under a new term from
+        here on (writer: no other's name), so that a crash finds the old state whole or the new one.
+        """
+        found: list[Calibration] = []
+        mine = [(i, pool) for i, pool in enumerate(part.order) if pool.bundle.spec.name == self.bundle.spec.name]
+        changed = [(i, pool) for i, pool in mine if not _same_state(pool, self.bundle)]
+        for _, pool in mine:
+            if _same_state(pool, self.bundle):
+                pool.bundle = self.bundle
+        if not changed:
+            return found
+        part.stale = (*part.stale, *_keys(part))
+        part.term = following(part.term, writer)
+        for i, pool in changed:
+            heir = self._heir(pool)
+            _inherit(pool, heir.pool)
+            del part.pools[pool.key], self._heirs[id(pool)]
+            part.pools[heir.pool.key] = part.order[i] = heir.pool
+            found += _calibrations(heir)
+        for pool in part.order:
+            pool.dirty.update(range(pool.blocks))
+        part.unassigned.dirty = True
+        return found
+
+    def _heir(self, pool: Pool) -> Heir:
+        known = self._heirs.get(id(pool))
+        if known is None:
+            known = self._heirs[id(pool)] = (pool, Heir(_empty_like(pool, self.bundle)))
+        return known[1]
+
+
+def _same_state(pool: Pool, bundle: Bundle) -> bool:
+    layout = pool.channels, pool.samples
+    return pool.bundle.state_hash(*layout) == bundle.state_hash(*layout)
+
+
+def _calibrations(heir: Heir) -> Iterator[Calibration]:
+    for slot, learnt in sorted(heir.learnt.items()):
+        who = heir.pool.slots[slot]
+        if who is not None and not who.historical:
+            yield advise.calibration(heir.pool, who, slot, seq=learnt.seq, t_end=learnt.t_end, rows=learnt.rows)
+
+
+def _empty_like(pool: Pool, bundle: Bundle) -> Pool:
+    """Build a pool of `bundle` for the assets of `pool`: same channels, samples and wire format."""
+    step = window if bundle.spec.kind == "window" else condition
+    rows = condition.calibration_rows(bundle, pool.samples) if step is condition else 0
+    wire = pool.key.rsplit(".", 1)[1]
+    key = f"{bundle.spec.name}.{bundle.state_hash(pool.channels, pool.samples)}.{wire}"
+    own = (*step.columns(bundle, pool.channels, pool.samples), *judge.COLUMNS)
+    return Pool(key, bundle, pool.channels, pool.samples, own, rows)
+
+
+def _seat_alike(pool: Pool, heir: Heir, slots: I64) -> None:
+    """Give the heir's slots the occupants of the pool's; who is new in a slot starts with nothing."""
+    mirror = heir.pool
+    while len(mirror.slots) < len(pool.slots):
+        mirror.add_block(through=-1, need=0)
+    for slot in slots.tolist():
+        if mirror.slots[slot] is not pool.slots[slot]:
+            mirror.table.reset(slot)
+            mirror.calibration.pop(slot, None)
+            heir.learnt.pop(slot, None)
+            mirror.slots[slot] = pool.slots[slot]
+
+
+def _warm(mirror: Pool, slot: int) -> bool:
+    if mirror.bundle.spec.window is not None:
+        return bool(mirror.table["frames"][slot] >= mirror.bundle.spec.window.size // mirror.samples)
+    return bool(mirror.table["ready"][slot])
+
+
+def _only(batch: FrameBatch, keep: Bool) -> FrameBatch:
+    return FrameBatch(batch.slot[keep], batch.seq[keep], batch.offset[keep], batch.t0_ns[keep], batch.ts_ms[keep],
+                      batch.restart[keep], batch.data[keep])
+
+
+def _keys(part: Partition) -> list[str]:
+    """Name what this partition's term may have stored."""
+    keys = [f"{part.term}|{pool.key}|{b}" for pool in part.order for b in range(pool.blocks)]
+    return [*keys, f"{part.term}|{UNASSIGNED}", f"{part.term}|{MANIFEST}"]
+
+
+def _inherit(pool: Pool, mirror: Pool) -> None:
+    """Carry over what does not depend on the model. The mirror's slots that nobody fed are cold."""
+    while len(mirror.slots) < len(pool.slots):
+        mirror.add_block(through=-1, need=0)
+    used = len(pool.slots)
+    for slot in range(used):
+        if mirror.slots[slot] is not pool.slots[slot]:
+            mirror.table.reset(slot)
+            mirror.calibration.pop(slot, None)
+    for name in _KEPT:
+        mirror.table[name][:used] = pool.table[name][:used]
+    if mirror.bundle.spec.kind == "mewma":  # a baseline of its own ends what was provisional about the old one
+        mirror.table["provisional"][:used][mirror.table["ready"][:used] != 0] = 0
+    mirror.slots = [*pool.slots, *mirror.slots[used:]]
+    for slot, who in pool.seated():
+        mirror.seat(slot, who)
+    mirror.open = dict(pool.open)
+    for counts in pool.retired:  # blocks may be of another size: what they have lost is kept in the first
+        mirror.retired[0] += counts
+    mirror.free = [slot for slot in range(len(mirror.slots) - 1, -1, -1) if mirror.slots[slot] is None]
