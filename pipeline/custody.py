@@ -7,15 +7,16 @@ A checkpoint goes in this order, each step acknowledged before the next: alerts,
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from pipeline import checkpoint, terms
 from pipeline.checkpoint import Manifest, Snapshot
+from pipeline.columns import Effects
 from pipeline.errors import BrokerError, Rejected
-from pipeline.flow import Flow
+from pipeline.flow import Flow, Step
 from pipeline.ops import heap
 from pipeline.ops.settings import Settings
 from pipeline.partitions import TP, Committed
@@ -193,15 +194,30 @@ class Custody:
                     await self.checkpoint([number])
                 heap.give_back()  # the blocks' bytes are sent and of no use any more
 
-    async def checkpoint(self, numbers: Sequence[int], *, last: bool = False) -> None:
+    async def swap(self, change: Callable[[], Effects]) -> None:
+        """Let `change` put another version of a bundle in the old one's place, between two batches.
+
+        What the new version says is kept back until it is durable where it began: after a crash the old one goes on
+        from before, and nobody has heard of the other.
+        """
+        try:
+            await self.checkpoint(list(self._flow.partitions), change=change)
+        finally:
+            self._publisher.release()
+
+    async def checkpoint(self, numbers: Sequence[int], *, last: bool = False,
+                         change: Callable[[], Effects] | None = None) -> None:
         """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset.
 
-        last: admit nothing afterwards, for the next owner would do it once more.
+        last: admit nothing afterwards, for the next owner would do it once more. change: called while nothing is in
+        flight, right before; what is published after it is held.
         """
         async with self._writing:
             async with self._worker.admission:
                 start = time.monotonic()
                 await self._worker.drain()
+                if change is not None:
+                    self._worker.run(Step(effects=change()))
                 snaps = []
                 for number in numbers:
                     self._worker.run(self._flow.obey_tombstones(number))
@@ -211,6 +227,8 @@ class Custody:
                     if part is not None and (known is None or known.offset != part.position or _dirty(part)):
                         snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
                 mark, pause = self._publisher.mark(), time.monotonic() - start
+                if change is not None:
+                    self._publisher.hold()
             self._state_bytes |= dict.fromkeys(numbers, 0)
             try:
                 await self._publisher.acknowledged(mark)

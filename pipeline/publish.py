@@ -99,6 +99,7 @@ class Publisher:
         self._bytes = 0
         self._next = 0
         self._progress = asyncio.Event()
+        self._held: list[tuple[int, _Message]] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -138,6 +139,16 @@ class Publisher:
             self._put(ALERT, alert.asset.encode(), value, headers, made_ms=alert.t_last // NS_PER_MS)
         self._put(ALERT_STATE, alert.state_key, value, headers)
 
+    def hold(self) -> None:
+        """Keep back what is sent from now on, until `release`."""
+        self._held = [] if self._held is None else self._held
+
+    def release(self) -> None:
+        """Send what was kept back, in order."""
+        held, self._held = self._held or (), None
+        for message in held:
+            self._queue(*message)
+
     def mark(self) -> int:
         """Return a mark for `acknowledged`: everything queued so far."""
         return self._next
@@ -171,9 +182,17 @@ class Publisher:
         name = self._names[topic.name]
         self._pending[self._next] = (len(value), time.monotonic())
         self._bytes += len(value)
-        self._lanes[name].queue.append((self._next, _Message(name, key, value, headers, made_ms)))
-        self._lanes[name].wake.set()
+        message = self._next, _Message(name, key, value, headers, made_ms)
         self._next += 1
+        if self._held is None:
+            self._queue(*message)
+        else:
+            self._held.append(message)
+
+    def _queue(self, number: int, message: _Message) -> None:
+        lane = self._lanes[message.topic]
+        lane.queue.append((number, message))
+        lane.wake.set()
 
     async def _run(self, lane: _Lane) -> None:
         while True:

@@ -33,7 +33,7 @@ def term_of(key: str) -> str:
 
 def following(term: str, writer: str) -> str:
     """Name a term that is higher than `term`."""
-    return f"{int(term.partition('.')[0]) + 1:010d}.{writer}"
+    return f"{int(term.partition('.')[0] or 0) + 1:010d}.{writer}"
 
 
 def sort_out(stored: Mapping[str, bytes]) -> Stored:
