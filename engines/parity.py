@@ -150,8 +150,10 @@ def _decisions(report: ParityReport, bundle: Bundle, case: GoldenCase, got: Arra
     want = case.outputs[bundle.spec.outputs.score].astype(np.float64).reshape(-1)
     found = got.astype(np.float64).reshape(-1)
     allowed = bundle.spec.golden.tolerance.get(bundle.spec.outputs.score) or Tolerance()
-    limit = bundle.spec.threshold
-    near = np.abs(want - limit) <= allowed.abs + allowed.rel * abs(limit)
+    raises = bundle.spec.threshold
+    clears = raises * (1.0 - bundle.spec.judge.deadband)
+    near = (np.abs(want - raises) <= allowed.abs + allowed.rel * raises) | (
+        np.abs(want - clears) <= allowed.abs + allowed.rel * clears)
     report.near += [f"{case.name} {row}" for row in np.flatnonzero(near).tolist()]
     before = decide(bundle, want, case.starts)
     after = decide(bundle, np.where(near, want, found), case.starts)

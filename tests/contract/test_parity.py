@@ -1,0 +1,126 @@
+"""The parity gate lets an engine pass that says what the golden vectors say, and refuses any other with the row."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from engines.base import Arrays, EngineError, Staging, TensorSpec
+from engines.bundle import Bundle
+from engines.golden import Golden, GoldenCase
+from engines.parity import MAX_NAMED, compare
+from engines.spec import GoldenSpec, Tolerance
+from pipeline.parity import decide
+from tests.rig import window_bundle
+
+ROWS = 30
+
+
+def golden(score: np.ndarray, starts: tuple[int, ...] = (0,)) -> GoldenCase:
+    return GoldenCase("case", {"x": score.astype("f4")[:, None, None, None]}, {"score": score}, starts)
+
+
+def bundle(score: np.ndarray, starts: tuple[int, ...] = (0,), **judge: object) -> Bundle:
+    made = window_bundle(8, 4, threshold=1.0, **judge)
+    spec = msgspec.structs.replace(made.spec, golden=GoldenSpec(tolerance={"score": Tolerance(abs=0.01, rel=0.0)}))
+    return replace(made, spec=spec, golden=Golden((golden(score, starts),)))
+
+
+class Echo:
+    """Returns its input as the score, changed by `fault`."""
+
+    name = "echo"
+    inputs = (TensorSpec("x", "f4", (None, None, None)),)
+    outputs = (TensorSpec("score", "f8", ()),)
+
+    def __init__(self, fault: object = None) -> None:
+        self.fault, self.sizes = fault, []
+
+    def warm_up(self, batch: int) -> None: ...
+
+    def infer(self, inputs: Arrays) -> Arrays:
+        assert inputs["x"].dtype == np.float32
+        score = inputs["x"].astype("f8").reshape(-1)
+        self.sizes.append(len(score))
+        return {"score": self.fault(score) if self.fault else score}
+
+    def close(self) -> None: ...
+
+
+class Staged(Echo):
+    """Takes rows by arrays of its own alone."""
+
+    def staging(self, shapes: dict[str, tuple[int, ...]], rows: int) -> Staging:
+        self.own = np.full((rows, *shapes["x"]), np.nan, "f4")
+        return Staging({"x": self.own}, pinned=True)
+
+    def infer(self, inputs: Arrays) -> Arrays:
+        assert np.shares_memory(inputs["x"], self.own)
+        return super().infer(inputs)
+
+
+SCORES = np.linspace(0.0, 2.0, ROWS) + 0.005
+
+
+@pytest.mark.parametrize("kind", [Echo, Staged])
+def test_an_engine_that_agrees_passes_and_meets_every_size_of_batch(kind: type[Echo]) -> None:
+    engine = kind()
+    report = compare(engine, bundle(SCORES), decide, max_rows=8)
+    assert report.ok and report.rows == ROWS and report.why() == ""
+    assert engine.sizes == [1, 8, 8, 8, 5] and report.worst["score"] < 1e-4
+
+
+def test_a_row_beyond_the_tolerance_is_named_with_what_it_should_be() -> None:
+    def fault(score: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(score - np.float32(SCORES[3])) < 1e-6, score + 0.5, score)
+
+    report = compare(Echo(fault), bundle(SCORES), decide, max_rows=8)
+    assert not report.ok and report.differing == 1
+    assert "case row 3: score is 0.711" in report.why() and "50 times the tolerance" in report.why()
+
+
+def test_a_decision_that_changes_is_a_difference_of_its_own() -> None:
+    report = compare(Echo(lambda score: np.where(score > 1.5, 0.5, score)), bundle(SCORES, on=(2, 3)), decide)
+    named = [d for d in report.differences if d.what == "decision"]
+    assert len(named) == MAX_NAMED and named[0].want == pytest.approx(SCORES[named[0].row])
+    assert report.worst["decisions"] > 0
+
+
+def test_rows_nearer_to_a_limit_than_the_tolerance_are_listed_and_not_counted() -> None:
+    score = np.array([0.2, 0.995, 0.3, 1.5, 1.6, 0.905, 0.2])
+    engine = Echo(lambda s: np.select([np.isclose(s, 0.995), np.isclose(s, 0.905)], [1.003, 0.898], s))
+    report = compare(engine, bundle(score, deadband=0.1), decide)
+    assert report.ok, report.why()
+    assert report.near == ["case 1", "case 5"]
+
+
+def test_sequences_are_judged_apart() -> None:
+    score = np.array([1.5, 0.1, 0.1, 1.5, 1.5, 0.1])
+    states = decide(bundle(score, on=(2, 2)), score, (0, 4))
+    assert states.tolist() == [1, 0, 0, 1, 1, 0]  # joined, rows 3 and 4 would raise
+    assert decide(bundle(score, on=(2, 2)), score, (0,)).tolist() == [1, 0, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(("fault", "why"), [
+    (lambda s: np.full_like(s, np.nan), "nan"),
+    (lambda s: s[:, None], "of shape"),
+    (lambda s: np.where(s > 1, np.inf, s), "inf"),
+])
+def test_what_is_no_number_or_no_score_is_refused(fault: object, why: str) -> None:
+    report = compare(Echo(fault), bundle(SCORES), decide)
+    assert not report.ok and why in report.why()
+
+
+def test_an_engine_that_fails_and_a_bundle_without_vectors_are_refused() -> None:
+    def fails(score: np.ndarray) -> np.ndarray:
+        raise EngineError("no memory")
+
+    assert compare(Echo(fails), bundle(SCORES), decide).faults == ["case: no memory"]
+    assert "no golden vectors" in compare(Echo(), replace(bundle(SCORES), golden=None), decide).why()
+
+
+def test_the_report_is_a_document() -> None:
+    document = msgspec.json.decode(compare(Echo(lambda s: s + 1), bundle(SCORES), decide).to_json())
+    assert document["ok"] is False and document["engine"] == "echo" and document["differing"] == ROWS + 15
+    assert document["differences"][0]["what"] == "score"
