@@ -102,7 +102,7 @@ class Custody:
         begin = first if cut else await self._store.begin(tp.partition, committed, first, end)
         restored = checkpoint.restore(tp.partition, records, self._pool_for, begin, self._flow.births.share)
         part, position = restored.partition, restored.position
-        part.term, part.stale = stored.next_term(uuid.uuid4().hex[:8]), stored.keys
+        part.term, part.stale = stored.next_term(self.writer()), stored.keys
         for name, fields in restored.notes:
             self._telemetry.events.emit(name, partition=tp.partition, **fields)
         if position < first:
@@ -168,7 +168,7 @@ class Custody:
         """Discard a partition's state: offsets no longer mean what they meant."""
         self._telemetry.events.emit("state_discarded", partition=old.number, why=why)
         part = Partition(old.number, position)
-        part.term = terms.following(old.term, uuid.uuid4().hex[:8])
+        part.term = terms.following(old.term, self.writer())
         self._last.pop(old.number, None)
         self._worker.run(self._flow.adopt(part, time.monotonic(), position))
 
@@ -193,6 +193,11 @@ class Custody:
                 for number in list(self._flow.partitions):
                     await self.checkpoint([number])
                 heap.give_back()  # the blocks' bytes are sent and of no use any more
+
+    @staticmethod
+    def writer() -> str:
+        """Return a name that no other worker writes under."""
+        return uuid.uuid4().hex[:8]
 
     async def swap(self, change: Callable[[], Effects]) -> None:
         """Let `change` put another version of a bundle in the old one's place, between two batches.

@@ -109,7 +109,10 @@ EVENTS: dict[str, Event] = {
         _INFO, "alerts published; the line shows the newest", "kizashi_alerts_total", ("state", "severity"),
         quiet_s=1.0,
     ),
-    # the engine
+    # the models and their engines
+    "swapped": Event(_INFO, "a new version of a bundle serves; `state` says whether assets kept theirs"),
+    "swap_waiting": Event(_INFO, "a new version waits until the assets that send are warm for it"),
+    "swap_refused": Event(_WARNING, "a new version cannot serve, the last good one goes on; `why` says what to mend"),
     "batch_split": Event(_WARNING, "a batch failed and is split to find the row", quiet_s=_QUIET_S),
     "degraded": Event(_WARNING, "the worker does less than configured; `why` says what", quiet_s=_QUIET_S),
 }

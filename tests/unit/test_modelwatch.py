@@ -1,0 +1,182 @@
+"""The model watch swaps what is good, refuses what is not, and never leaves the flow without a model."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from engines.base import EngineError
+from engines.bundle import Bundle, BundleError
+from engines.spec import WindowSpec
+from pipeline import modelwatch
+from pipeline.columns import Effects
+from pipeline.errors import ModelError
+from pipeline.modelwatch import ModelWatch
+from tests.rig import Rig, birth, frame, window_bundle
+
+ASSETS = [birth("a"), birth("b")]
+
+
+def version(of: Bundle, number: str, **changes: object) -> Bundle:
+    return replace(of, spec=msgspec.structs.replace(of.spec, version=number, **changes))
+
+
+@dataclass
+class Bed:
+    """A flow with two assets, a folder that is a dict, and a custody that swaps at once."""
+
+    rig: Rig
+    folder: dict[str, Any] = field(default_factory=dict)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    served: dict[str, tuple[Bundle, str]] = field(default_factory=dict)
+    fault: Exception | None = None
+
+    # -- Models
+    def offers(self) -> dict[str, Any]:
+        if self.fault is not None and isinstance(self.fault, OSError):
+            raise self.fault
+        return dict(self.folder)
+
+    def serving(self) -> dict[str, tuple[Bundle, str]]:
+        return self.served
+
+    def prepare(self, candidate: Any) -> Any:
+        self.log.append(f"prepare {candidate.version}")
+        if self.fault is not None:
+            raise self.fault
+
+        def install() -> None:
+            assert self.rig.part().unsettled == 0
+            self.served[candidate.name] = candidate.bundle, candidate.mark
+            self.log.append("install")
+
+        return SimpleNamespace(bundle=candidate.bundle, inputs=self.rig.engine.inputs, install=install,
+                               discard=lambda: self.log.append("discard"))
+
+    def record(self, prepared: Any, candidate: Any) -> None:
+        self.log.append(f"record {candidate.version}")
+
+    # -- custody
+    @staticmethod
+    def writer() -> str:
+        return "w"
+
+    async def swap(self, change: Callable[[], Effects]) -> None:
+        self.rig.drain()
+        change()
+        self.log.append("durable")
+
+    # -- events
+    def emit(self, name: str, **fields: Any) -> None:
+        self.events.append((name, fields))
+
+    def offer(self, bundle: Bundle, mark: str) -> None:
+        self.folder[bundle.spec.name] = SimpleNamespace(
+            name=bundle.spec.name, version=bundle.spec.version, mark=mark, bundle=bundle)
+
+    def feed(self, first: int, last: int) -> None:
+        for seq in range(first, last):
+            self.rig.poll([frame(a, seq, np.full((2, 2), float(seq))) for a in ASSETS])
+        self.rig.drain()
+
+
+@pytest.fixture
+def bed(monkeypatch: pytest.MonkeyPatch) -> Bed:
+    monkeypatch.setattr(modelwatch, "WARM_POLL_S", 0.0)
+    old = window_bundle(8, 4, threshold=1e6)
+    made = Bed(Rig.make(old, ASSETS))
+    made.served["win"] = old, "m1"
+    made.offer(old, "m1")
+    made.feed(0, 6)
+    return made
+
+
+def watch(bed: Bed) -> ModelWatch:
+    return ModelWatch(bed, bed.rig.flow, bed, bed, poll_s=0.0)  # type: ignore[arg-type]
+
+
+def test_nothing_is_touched_while_the_folder_offers_what_serves(bed: Bed) -> None:
+    asyncio.run(watch(bed).look())
+    assert bed.log == [] and bed.events == []
+
+
+def test_a_new_version_with_the_same_state_is_swapped_at_once(bed: Bed) -> None:
+    new = version(bed.served["win"][0], "1.1.0", threshold=2.0)
+    bed.offer(new, "m2")
+    asyncio.run(watch(bed).look())
+    assert bed.log == ["prepare 1.1.0", "install", "durable", "record 1.1.0"]
+    assert bed.rig.part().order[0].bundle is new
+    (event,) = bed.events
+    assert event[0] == "swapped" and (event[1]["replaced"], event[1]["state"]) == ("1.0.0", "kept")
+    bed.feed(6, 10)
+    assert [a.model for a in bed.rig.alerts] == ["win@1.1.0"] * 2
+
+
+def test_a_new_version_with_another_state_serves_when_the_assets_are_warm(bed: Bed) -> None:
+    new = version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4))
+    bed.offer(new, "m2")
+
+    async def main() -> None:
+        task = asyncio.create_task(watch(bed).look())
+        for seq in range(6, 14):
+            await asyncio.sleep(0.02)
+            assert "install" not in bed.log
+            bed.feed(seq, seq + 1)
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())
+    assert bed.log == ["prepare 2.0.0", "install", "durable", "record 2.0.0"]
+    assert bed.events[-1][0] == "swapped" and bed.events[-1][1]["state"] == "new"
+    assert not bed.rig.flow.successions
+    assert bed.rig.totals()["duplicate"] == 0
+
+
+def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) -> None:
+    old, new = bed.served["win"][0], version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4))
+    bed.offer(new, "m2")
+
+    async def main() -> None:
+        task = asyncio.create_task(watch(bed).look())
+        await asyncio.sleep(0.02)
+        bed.offer(old, "m1")
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())
+    assert bed.log == ["prepare 2.0.0", "discard"] and not bed.rig.flow.successions
+    assert bed.rig.part().order[0].bundle is old
+
+
+@pytest.mark.parametrize("fault", [
+    BundleError(Path("x"), ["model.onnx is not what the manifest says"]), EngineError("no such operator"),
+    ModelError("parity: case row 3 differs")])
+def test_what_cannot_serve_is_refused_once_with_the_reason(bed: Bed, fault: Exception) -> None:
+    bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
+    bed.fault = fault
+    watcher = watch(bed)
+    asyncio.run(watcher.look())
+    asyncio.run(watcher.look())
+    assert bed.log == ["prepare 1.1.0"]
+    assert [name for name, _ in bed.events] == ["swap_refused"] and str(fault) in bed.events[0][1]["why"]
+    bed.fault = None
+    bed.offer(version(bed.served["win"][0], "1.1.1"), "m3")  # mended
+    asyncio.run(watcher.look())
+    assert bed.events[-1][0] == "swapped"
+
+
+def test_a_version_that_would_not_fit_the_assets_is_refused_and_given_back(bed: Bed) -> None:
+    bed.offer(version(bed.served["win"][0], "2.0.0", rule="other"), "m2")
+    asyncio.run(watch(bed).look())
+    assert bed.log == ["prepare 2.0.0", "discard"] and "'other'" in bed.events[0][1]["why"]
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_looked_at_again(bed: Bed) -> None:
+    bed.fault = PermissionError("denied")
+    asyncio.run(watch(bed).look())
+    assert bed.events[0][0] == "swap_refused" and "denied" in bed.events[0][1]["why"]
