@@ -3,18 +3,21 @@
 Pure: time is a parameter. Triton's dynamic batching in terms and meaning (max batch size, max queue delay).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from engines.base import TensorSpec
+from engines.base import Staging, TensorSpec
 from pipeline.columns import Array, Rows
 from pipeline.state import Partition, Pool
 
 #: Buffers kept for the next batches: as many as the default lets compute, wait and fill at a time. A burst of rows
 #: takes more (1 MB each in W1) and gives them back.
 MAX_SPARE = 3
+
+#: Makes arrays for the batches of a bundle: its name, shapes of one row of each input, rows.
+Stage = Callable[[str, Mapping[str, tuple[int, ...]], int], Staging]
 
 
 @dataclass(slots=True)
@@ -39,28 +42,37 @@ class Segment:
 
 @dataclass(slots=True)
 class Batch:
-    """Rows for one call of the engine. buffers: whole arrays of max_size rows; `inputs` shows the first n."""
+    """Rows for one call of the engine. staging: whole arrays of max_size rows; `inputs` shows the first n."""
 
     key: str
-    buffers: dict[str, Array]
+    staging: Staging
     opened_at: float
     segments: list[Segment] = field(default_factory=list)
     n: int = 0
 
     @property
+    def buffers(self) -> dict[str, Array]:
+        return self.staging.arrays
+
+    @property
     def inputs(self) -> dict[str, Array]:
-        return {name: array[: self.n] for name, array in self.buffers.items()}
+        return {name: array[: self.n] for name, array in self.staging.arrays.items()}
+
+
+def plain(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], rows: int) -> Staging:
+    """Return ordinary arrays of `rows` rows for these inputs. shapes: of one row of each."""
+    return Staging({s.name: np.zeros((rows, *shapes[s.name]), s.dtype) for s in specs})
 
 
 class Batcher:
-    """One per model and row shape. max_delay_s: longest that a row waits for company."""
+    """One per model and row shape. allocate: makes arrays of max_size rows; max_delay_s: longest wait for company."""
 
-    def __init__(self, key: str, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], max_size: int,
-                 max_delay_s: float) -> None:
+    def __init__(self, key: str, allocate: Callable[[], Staging], max_size: int, max_delay_s: float) -> None:
         self.key, self.max_size, self.max_delay_s = key, max_size, max_delay_s
-        self._specs, self._shapes = specs, shapes
+        self._allocate = allocate
         self._open: Batch | None = None
-        self._spare: list[dict[str, Array]] = []
+        self._pinned: list[Staging] = []
+        self._spare: list[Staging] = []
 
     def add(self, partition: Partition, pool: Pool, rows: Rows, now: float) -> list[Batch]:
         """Take rows; return the batches that became full, in order. `rows.fill` is called before this returns."""
@@ -68,10 +80,10 @@ class Batcher:
         while a < len(rows):
             batch = self._open
             if batch is None:
-                batch = self._open = Batch(self.key, self._spare.pop() if self._spare else self._allocate(), now)
+                batch = self._open = Batch(self.key, self._take(), now)
             b = min(len(rows), a + self.max_size - batch.n)
             here = slice(batch.n, batch.n + b - a)
-            rows.fill(a, b, {name: array[here] for name, array in batch.buffers.items()})
+            rows.fill(a, b, {name: array[here] for name, array in batch.staging.arrays.items()})
             batch.segments.append(Segment(partition, pool, rows, a, b, batch.n))
             batch.n, a = here.stop, b
             if batch.n == self.max_size:
@@ -94,9 +106,13 @@ class Batcher:
         return None if self._open is None else self._open.opened_at + self.max_delay_s
 
     def recycle(self, batch: Batch) -> None:
-        """Take back the buffers of a settled batch."""
-        if len(self._spare) < MAX_SPARE:
-            self._spare.append(batch.buffers)
+        """Take back the arrays of a settled batch; pinned ones always, the engine has no others to give."""
+        if batch.staging.pinned:
+            self._pinned.append(batch.staging)
+        elif len(self._spare) < MAX_SPARE:
+            self._spare.append(batch.staging)
 
-    def _allocate(self) -> dict[str, Array]:
-        return {s.name: np.zeros((self.max_size, *self._shapes[s.name]), s.dtype) for s in self._specs}
+    def _take(self) -> Staging:
+        # Pinned first. Ordinary ones, once there are any, are taken before the engine is asked again.
+        spare = self._pinned or self._spare
+        return spare.pop() if spare else self._allocate()

@@ -6,6 +6,7 @@ the engine, in its own thread or in place. Only one thread touches a flow. Time 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from engines.base import TensorSpec
 from engines.bundle import Bundle
 from pipeline import acquire, advise, condition, episodes, judge, refuse, window
-from pipeline.batch import Batch, Batcher, Segment
+from pipeline.batch import Batch, Batcher, Segment, Stage, plain
 from pipeline.births import BirthBook
 from pipeline.columns import I64, Array, Effects, Groups, Poll
 from pipeline.errors import Rejected
@@ -63,9 +64,11 @@ class Step:
 class Flow:
     """All partitions that this worker owns, and the batchers that they share."""
 
-    def __init__(self, settings: FlowSettings, seats: Seating, inputs: Mapping[str, Sequence[TensorSpec]]) -> None:
-        """inputs: of each bundle's engine, by the bundle's name."""
+    def __init__(self, settings: FlowSettings, seats: Seating, inputs: Mapping[str, Sequence[TensorSpec]],
+                 staging: Stage | None = None) -> None:
+        """inputs: of each bundle's engine, by the bundle's name. staging: makes arrays for its batches, else NumPy."""
         self.settings, self.seats, self._inputs = settings, seats, inputs
+        self._staging = staging or (lambda name, shapes, rows: plain(self._inputs[name], shapes, rows))
         self.partitions: dict[int, Partition] = {}
         self.patient = False  # live, births come by another topic: the worker reads it to its end before `give_up`
         self._terms = episodes.Terms(settings.silent_ms, settings.stale_ms)
@@ -224,8 +227,8 @@ class Flow:
         batcher = self._batchers.get(pool.key)
         if batcher is None:
             shapes = (window if pool.bundle.spec.kind == "window" else condition).shapes(pool)
-            batcher = Batcher(pool.key, self._inputs[pool.bundle.spec.name], shapes, self.settings.max_size,
-                              self.settings.max_delay_s)
+            stage = partial(self._staging, pool.bundle.spec.name, shapes, self.settings.max_size)
+            batcher = Batcher(pool.key, stage, self.settings.max_size, self.settings.max_delay_s)
             self._batchers[pool.key], self._bundle_of[pool.key] = batcher, pool.bundle
         return batcher
 
@@ -344,15 +347,17 @@ class Flow:
 
         inputs: of its engine. writer: names the new terms of partitions whose state changes by it.
         """
-        name, effects = bundle.spec.name, Effects()
+        name = bundle.spec.name
         self.seats.replace(bundle)
         self._inputs = {**self._inputs, name: inputs}
+        self.restage(name)
         heirs = self.successions.pop(name, None) or Succession(bundle)
-        for part in self.partitions.values():
-            effects.calibrations += heirs.take_over(part, writer)
-        for key in [key for key, old in self._bundle_of.items() if old.spec.name == name]:
+        return Effects(calibrations=[c for part in self.partitions.values() for c in heirs.take_over(part, writer)])
+
+    def restage(self, name: str) -> None:
+        """Fill the batches of a bundle into arrays of the engine that it has now. Nothing may be in flight."""
+        for key in [key for key, bundle in self._bundle_of.items() if bundle.spec.name == name]:
             del self._bundle_of[key], self._batchers[key]
-        return effects
 
     # -- results
 

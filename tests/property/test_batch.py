@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.base import TensorSpec
-from pipeline.batch import Batch, Batcher
+from pipeline.batch import Batch, Batcher, plain
 from pipeline.columns import Array, Rows
 from pipeline.state import Partition, Pool
 from tests.rig import window_bundle
@@ -31,7 +31,8 @@ events = st.lists(st.one_of(st.integers(0, 12), st.just("tick")), max_size=40)
 @given(events=events, max_size=st.integers(1, 8), delay=st.sampled_from([0.0, 2.5, 100.0]))
 def test_batcher_keeps_order_size_and_delay_when_rows_and_time_come_in_any_mix(
         events: list[int | str], max_size: int, delay: float) -> None:
-    batcher, part, now, next_row = Batcher("k", SPEC, {"x": (2,)}, max_size, delay), Partition(0), 0.0, 0
+    batcher = Batcher("k", lambda: plain(SPEC, {"x": (2,)}, max_size), max_size, delay)
+    part, now, next_row = Partition(0), 0.0, 0
     out: list[Batch] = []
     entered: dict[int, float] = {}
     left: dict[int, float] = {}
@@ -60,7 +61,7 @@ def test_batcher_keeps_order_size_and_delay_when_rows_and_time_come_in_any_mix(
 
 
 def test_batcher_uses_a_settled_batchs_buffers_again() -> None:
-    batcher, part = Batcher("k", SPEC, {"x": (2,)}, 4, 1.0), Partition(0)
+    batcher, part = Batcher("k", lambda: plain(SPEC, {"x": (2,)}, 4), 4, 1.0), Partition(0)
     first, = batcher.add(part, POOL, rows(0, 4), 0.0)
     batcher.recycle(first)
     second, = batcher.add(part, POOL, rows(4, 4), 0.0)
