@@ -1,15 +1,22 @@
-"""Model bundles: a folder with `model.onnx` and its passport `model.toml`.
+"""Model bundles: `model.onnx`, its passport `model.toml`, golden vectors, manifest, signature; a folder or a .zip.
 
-The model's bytes are read once, hashed, and handed to the engine as bytes: what was checked is what runs.
+Everything is verified before a byte reaches a runtime: files within limits, their hashes, who vouches for them, and
+only then what they say. Each file is read once and handed on as bytes: what was checked is what runs.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from engines import golden as golden_vectors
+from engines import manifest as manifests
+from engines import trust as trusts
+from engines.archive import GOLDEN, LIMITS, MANIFEST, MODEL, PASSPORT, SIGNATURE, read_files, read_manifest
 from engines.golden import Golden
+from engines.manifest import Manifest
 from engines.spec import (
     BudgetSpec,
     BundleError,
@@ -23,26 +30,27 @@ from engines.spec import (
     read_spec,
 )
 from engines.trust import Trust, TrustPolicy
-from engines.wire import external_tensors
+from engines.wire import ModelFacts, TensorFacts, read_model
 
 __all__ = [
-    "SHIPPED", "BudgetSpec", "Bundle", "BundleError", "Card", "JudgeSpec", "MatchSpec", "MewmaSpec", "ModelSpec",
-    "OutputSpec", "Trust", "TrustPolicy", "WindowSpec", "load_bundle", "shipped_bundles",
+    "SHIPPED", "BudgetSpec", "Bundle", "BundleError", "Candidate", "Card", "JudgeSpec", "MatchSpec", "MewmaSpec",
+    "ModelSpec", "OutputSpec", "Trust", "TrustPolicy", "WindowSpec", "available", "load_bundle", "shipped_bundles",
 ]  # fmt: skip
 
-# A bundle is for an edge box: the shipped ones are below 200 kB. 64 MiB leaves room for a convolutional net and
-# stops a wrong file (a data set, a disk image) before it is read into memory.
-MAX_MODEL_BYTES = 64 << 20
+MAX_MODEL_BYTES = LIMITS[MODEL]
 # Part of every state hash. Raise it when the meaning of streaming state changes although no parameter does.
 STATE_LAYOUT = 1
 SHIPPED = Path(__file__).parent / "bundles"
+# Faults of one bundle that are told; a model of another kind has one for every node.
+_MAX_FAULTS = 30
+_BELIEVE_SHIPPED = TrustPolicy()
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A checked bundle. `model` = the bytes of model.onnx, `sha256` = their hash (64 hex digits).
 
-    manifest_sha256: hash of its manifest, which names all of its files.
+    manifest_sha256: hash of its manifest, which names all of its files. golden: never None when `load_bundle` made it.
     """
 
     spec: ModelSpec
@@ -63,29 +71,78 @@ class Bundle:
         return hashlib.sha256(msgspec.json.encode(shape, order="deterministic")).hexdigest()[:12]
 
 
-def load_bundle(path: str | Path, policy: TrustPolicy = TrustPolicy()) -> Bundle:  # noqa: B008  (frozen)
-    """Read and check the bundle in folder `path`.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A bundle that could be loaded, by its manifest alone. mark: changes when any byte of it may have changed.
 
-    Raises BundleError with every fault found in model.toml and model.onnx, not only the first.
+    fault: why its manifest cannot be read; name is then that of the folder or .zip, version is "".
+    """
+
+    path: Path
+    name: str
+    version: str
+    mark: str
+    shipped: bool = False
+    fault: str = ""
+
+
+def load_bundle(path: str | Path, policy: TrustPolicy = _BELIEVE_SHIPPED) -> Bundle:
+    """Read and check the bundle at `path`, a folder or a canonical .zip. Without a policy only shipped ones load.
+
+    Raises BundleError with every fault of the first stage that has one: files and hashes, trust, contents.
     """
     path = Path(path)
-    try:
-        spec, faults = read_spec((path / "model.toml").read_bytes())
-    except OSError as error:
-        spec, faults = None, [f"model.toml cannot be read: {error.strerror or error}"]
-    model = b""
-    try:
-        size = (path / "model.onnx").stat().st_size
-        if size > MAX_MODEL_BYTES:
-            faults.append(f"model.onnx is {size} bytes, the limit is {MAX_MODEL_BYTES} bytes")
-        else:
-            model = (path / "model.onnx").read_bytes()
-            faults += _model_faults(model)
-    except OSError as error:
-        faults.append(f"model.onnx cannot be read: {error.strerror or error}")
-    if spec is None or faults:
+    files = read_files(path)
+    manifest = verify(path, files)
+    trust, faults = trusts.judge(manifest, files[MANIFEST], files.get(SIGNATURE), policy)
+    if faults:
         raise BundleError(path, faults)
-    return Bundle(spec, path, model, hashlib.sha256(model).hexdigest())
+    return _parse(path, manifest, files, trust)
+
+
+def verify(path: Path, files: Mapping[str, bytes]) -> Manifest:
+    """Check the files of a bundle against its manifest, byte for byte, and return that. Raises BundleError."""
+    if MANIFEST not in files:
+        missing = [f"{name} is missing" for name in sorted({*manifests.FILES, MANIFEST} - files.keys())]
+        raise BundleError(path, [*missing, "`kizashi models sign` writes the manifest"])
+    try:
+        manifest = manifests.decode_manifest(files[MANIFEST])
+    except ValueError as error:
+        raise BundleError(path, [f"{MANIFEST}: {error}"]) from error
+    faults = manifest.faults(files)
+    if faults:
+        raise BundleError(path, faults)
+    return manifest
+
+
+def inspect(files: Mapping[str, bytes]) -> tuple[ModelSpec | None, Golden | None, list[str]]:
+    """Read the contents of a bundle and say everything that is wrong with them."""
+    spec, faults = read_spec(files[PASSPORT])
+    facts = golden = None
+    try:
+        facts = read_model(files[MODEL])
+        faults += [f"{MODEL}: {fault}" for fault in facts.faults]
+    except ValueError as error:
+        faults.append(f"{MODEL} is not an ONNX model: {error}")
+    try:
+        golden = golden_vectors.decode(files[GOLDEN])
+    except ValueError as error:
+        faults.append(f"{GOLDEN}: {error}")
+    if spec is not None and facts is not None:
+        misfits = _model_misfits(spec, facts, len(files[MODEL]))
+        faults += misfits
+        if golden is not None and not misfits:
+            faults += [f"{GOLDEN}: {fault}" for fault in golden_vectors.faults(golden, spec, facts)]
+    return spec, golden, faults
+
+
+def available(folder: Path | None) -> list[Candidate]:
+    """List the bundles of `folder` (folders and .zip in it, by name), then the shipped ones. Raises OSError."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder is not None else ():
+        if not path.name.startswith(".") and ((path.is_dir() and _is_bundle(path)) or _is_zip(path)):
+            found.append(_candidate(path, False))
+    return found + [_candidate(path, True) for path in shipped_bundles().values()]
 
 
 def shipped_bundles() -> dict[str, Path]:
@@ -93,9 +150,75 @@ def shipped_bundles() -> dict[str, Path]:
     return {p.parent.name: p.parent for p in sorted(SHIPPED.glob("*/model.toml"))}
 
 
-def _model_faults(model: bytes) -> list[str]:
+def _parse(path: Path, manifest: Manifest, files: Mapping[str, bytes], trust: Trust) -> Bundle:
+    spec, golden, faults = inspect(files)
+    if spec is not None and (spec.name, spec.version) != (manifest.name, manifest.version):
+        faults.append(f"{PASSPORT} is of {spec.name} {spec.version}, {MANIFEST} of {manifest.name} {manifest.version}")
+    if spec is None or faults:
+        more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
+        raise BundleError(path, faults[:_MAX_FAULTS] + more)
+    model = files[MODEL]
+    return Bundle(spec, path, model, hashlib.sha256(model).hexdigest(), hashlib.sha256(files[MANIFEST]).hexdigest(),
+                  trust, golden)
+
+
+def _model_misfits(spec: ModelSpec, facts: ModelFacts, size: int) -> list[str]:
+    """Compare what the passport says of inputs, outputs and size with what the model is."""
+    graph, found = {tensor.name: tensor for tensor in facts.inputs}, []
+    said = {tensor.name for tensor in spec.inputs}
+    found += [f"inputs: {name!r} of {MODEL} is not described" for name in graph if name not in said]
+    for tensor in spec.inputs:
+        if tensor.name not in graph:
+            found.append(f"inputs: {tensor.name!r} is none of {MODEL}, which has {', '.join(graph)}")
+        elif (tensor.dtype, *tensor.shape) != (graph[tensor.name].dtype, *graph[tensor.name].dims[1:]):
+            found.append(f"inputs: {tensor.name!r} is {tensor.dtype}{list(tensor.shape)}, in {MODEL} "
+                         f"{graph[tensor.name].dtype}{list(graph[tensor.name].dims[1:])} after the batch")
+    outputs = {tensor.name: tensor for tensor in facts.outputs}
+    for key, name in (("score", spec.outputs.score), ("contributions", spec.outputs.contributions)):
+        if name is not None and name not in outputs:
+            found.append(f"outputs.{key} = {name!r} is none of {MODEL}, which has {', '.join(outputs)}")
+    found += [f"golden.tolerance: {name!r} is no output of {MODEL}, which has {', '.join(outputs)}"
+              for name in spec.golden.tolerance if name not in outputs]
+    found += [fault for tensor in (*facts.inputs, *facts.outputs) if (fault := _tensor_fault(tensor))]
+    if spec.budget.model_kb is not None and size > spec.budget.model_kb * 1000:
+        found.append(f"{MODEL} is {size / 1000:g} kB, budget.model_kb = {spec.budget.model_kb:g}")
+    return found
+
+
+def _tensor_fault(tensor: TensorFacts) -> str:
+    if tensor.dtype.startswith("ONNX"):
+        return (f"{MODEL}: {tensor.name!r} is of {tensor.dtype}; engines take float32, float64, int32, int64, uint8, "
+                "bool (int16 samples: as pairs of uint8)")
+    if not tensor.dims or isinstance(tensor.dims[0], int):
+        return f"{MODEL}: {tensor.name!r} has dimensions {list(tensor.dims)}: the first must be an open batch"
+    return ""
+
+
+def _is_bundle(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (MANIFEST, PASSPORT, MODEL))
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix == ".zip" and path.is_file()
+
+
+def _candidate(path: Path, shipped: bool) -> Candidate:
     try:
-        outside = external_tensors(model)
-    except ValueError as error:
-        return [f"model.onnx is not an ONNX model: {error}"]
-    return [f"model.onnx keeps tensor {name!r} in another file; save it with all data inside" for name in outside]
+        raw = read_manifest(path)
+        manifest = manifests.decode_manifest(raw)
+    except (OSError, ValueError) as error:
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        return Candidate(path, path.name.removesuffix(".zip"), "", _mark(path, b""), shipped, f"{MANIFEST}: {why}")
+    return Candidate(path, manifest.name, manifest.version, _mark(path, raw), shipped)
+
+
+def _mark(path: Path, manifest: bytes) -> str:
+    """Hash what a file system says of the files, and the manifest: an edit changes one of them."""
+    digest = hashlib.sha256(manifest)
+    for file in sorted(path.iterdir()) if path.is_dir() else (path,):
+        try:
+            status = file.stat()
+        except OSError:
+            continue  # it vanished meanwhile: another mark next time
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
+    return digest.hexdigest()

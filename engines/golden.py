@@ -1,9 +1,29 @@
-"""Golden vectors: what a model must answer, so that an engine can be judged on any machine."""
+"""Golden vectors: what a model must answer, so that an engine can be judged on any machine.
 
-from collections.abc import Mapping
+`golden.msgpack` holds named cases of typed arrays, nothing that could run. At least 256 rows, and at least a fifth of
+them near the limit: that is where engines that differ in their last bits would decide differently.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Literal
 
-from engines.base import Array
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from engines.base import Array, Engine
+from engines.spec import ModelSpec
+from engines.wire import ModelFacts
+
+MIN_ROWS, MAX_ROWS = 256, 65_536
+#: Share of rows that must have a score within NEAR of the limit, relative to it.
+MIN_NEAR, NEAR = 0.2, 0.1
+
+# Little endian whatever the machine.
+_DTYPES = {"f2": "<f2", "f4": "<f4", "f8": "<f8", "i4": "<i4", "i8": "<i8", "u1": "|u1", "b1": "|b1"}
+_Size = Annotated[int, Meta(ge=0, le=1 << 24)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +52,119 @@ class Golden:
     @property
     def rows(self) -> int:
         return sum(case.rows for case in self.cases)
+
+
+class _Array(Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: Literal["f2", "f4", "f8", "i4", "i8", "u1", "b1"]
+    shape: Annotated[tuple[_Size, ...], Meta(min_length=1, max_length=8)]
+    data: bytes
+
+
+class _Case(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    starts: Annotated[tuple[_Size, ...], Meta(min_length=1)]
+    inputs: Annotated[dict[str, _Array], Meta(min_length=1, max_length=64)]
+    outputs: Annotated[dict[str, _Array], Meta(min_length=1, max_length=64)]
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    cases: Annotated[tuple[_Case, ...], Meta(min_length=1, max_length=64)]
+    format: Literal["kizashi-golden/1"] = "kizashi-golden/1"
+
+
+def encode(golden: Golden) -> bytes:
+    """Return the bytes of golden.msgpack. Raises ValueError for a dtype that no engine takes."""
+    cases = []
+    for case in golden.cases:
+        inputs, outputs = ({n: _packed(array) for n, array in side.items()} for side in (case.inputs, case.outputs))
+        cases.append(_Case(case.name, case.starts, inputs, outputs))
+    return msgspec.msgpack.encode(_File(tuple(cases)), order="deterministic")
+
+
+def decode(data: bytes) -> Golden:
+    """Read golden.msgpack; arrays are read-only views. Raises ValueError naming what is wrong and where."""
+    file = msgspec.msgpack.decode(data, type=_File)
+    cases = []
+    for case in file.cases:
+        sides = [{name: _array(f"{case.name}: {name}", array) for name, array in side.items()}
+                 for side in (case.inputs, case.outputs)]
+        rows = {name: len(array) for side in sides for name, array in side.items()}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"{case.name}: rows differ: {rows}")
+        n = min(rows.values())
+        if not n or case.starts[0] != 0 or list(case.starts) != sorted(set(case.starts)) or case.starts[-1] >= n:
+            raise ValueError(f"{case.name}: starts must rise from 0 to below its {n} rows")
+        cases.append(GoldenCase(case.name, sides[0], sides[1], case.starts))
+    return Golden(tuple(cases))
+
+
+def faults(golden: Golden, spec: ModelSpec, facts: ModelFacts) -> list[str]:
+    """Say what of the golden vectors does not fit the model, and whether they are enough."""
+    found = []
+    if not MIN_ROWS <= golden.rows <= MAX_ROWS:
+        found.append(f"{golden.rows} rows; {MIN_ROWS} to {MAX_ROWS} are wanted")
+    for case in golden.cases:
+        for side, tensors in ((case.inputs, facts.inputs), (case.outputs, facts.outputs)):
+            known = {tensor.name: tensor for tensor in tensors}
+            if side.keys() != known.keys():
+                found.append(f"{case.name}: has {', '.join(sorted(side))}, the model {', '.join(sorted(known))}")
+                continue
+            for name, array in side.items():
+                fits = array.ndim == len(known[name].dims) and all(
+                    not isinstance(want, int) or want == got
+                    for want, got in zip(known[name].dims[1:], array.shape[1:], strict=True))
+                if array.dtype != np.dtype(_DTYPES.get(known[name].dtype, "V")) or not fits:
+                    found.append(f"{case.name}: {name} is {array.dtype}{list(array.shape)}, the model has "
+                                 f"{known[name].dtype}{list(known[name].dims)}")
+                elif array.dtype.kind == "f" and not np.isfinite(array).all():
+                    found.append(f"{case.name}: {name} holds NaN or infinite values")
+    if not found:
+        found += _near_faults(golden, spec)
+    return found
+
+
+def make_golden(engine: Engine, cases: Sequence[tuple[str, Mapping[str, Array], Sequence[int]]]) -> Golden:
+    """Let an engine that is right answer, as the reference. cases: (name, inputs, first row of each sequence)."""
+    made = []
+    for name, inputs, starts in cases:
+        outputs = {key: np.array(array) for key, array in engine.infer(inputs).items()}
+        made.append(GoldenCase(name, dict(inputs), outputs, tuple(starts)))
+    return Golden(tuple(made))
+
+
+def toward_limit(engine: Engine, score: str, inputs: Mapping[str, Array], name: str, wanted: Array) -> dict[str, Array]:
+    """Scale the rows of input `name` until their scores are about `wanted` (n,), and return the inputs.
+
+    By bisection over factors of 1e-9 to 1e9, for models whose score grows with that input.
+    """
+    shape = (len(wanted), *(1,) * (inputs[name].ndim - 1))
+    low, high = np.full(len(wanted), -9.0), np.full(len(wanted), 9.0)
+    for _ in range(40):  # 18 decades halved 40 times: the factor is known to 4e-11
+        middle = (low + high) / 2
+        rows = {**inputs, name: (inputs[name] * (10.0**middle).reshape(shape)).astype(inputs[name].dtype)}
+        got = np.asarray(engine.infer(rows)[score], np.float64).reshape(-1)
+        below = got < wanted
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return rows
+
+
+def _near_faults(golden: Golden, spec: ModelSpec) -> Iterator[str]:
+    scores = np.concatenate([np.asarray(c.outputs[spec.outputs.score], np.float64).reshape(-1) for c in golden.cases])
+    near = int(np.count_nonzero(np.abs(scores - spec.threshold) <= NEAR * spec.threshold))
+    if near < MIN_NEAR * golden.rows:
+        yield (f"{near} of {golden.rows} rows have a score within {NEAR:.0%} of the limit {spec.threshold:g}, at least "
+               f"{MIN_NEAR:.0%} are wanted")
+
+
+def _packed(array: Array) -> _Array:
+    kind = array.dtype.kind + str(array.dtype.itemsize)
+    if kind not in _DTYPES:
+        raise ValueError(f"dtype {array.dtype} is none of {', '.join(_DTYPES)}")
+    return _Array(kind, array.shape, np.ascontiguousarray(array, _DTYPES[kind]).tobytes())  # type: ignore[arg-type]  # checked
+
+
+def _array(where: str, array: _Array) -> Array:
+    dtype = np.dtype(_DTYPES[array.dtype])
+    if prod(array.shape) * dtype.itemsize != len(array.data):
+        raise ValueError(f"{where}: {len(array.data)} bytes are not {array.dtype}{list(array.shape)}")
+    return np.frombuffer(array.data, dtype).reshape(array.shape)

@@ -14,7 +14,9 @@ from msgspec import Meta, Struct
 # A chart's calibration must span its memory (1 / smoothing samples) this often, or its limit is a guess.
 _MIN_MEMORIES = 20
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+# `(?!\n)` because Python's `$` also matches before a newline at the end.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}(?!\n)$")]
+Version = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(?!\n)$")]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Fraction = Annotated[float, Meta(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Meta(gt=0.0, le=1e9)]
@@ -143,7 +145,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """The passport of a model, `model.toml`. `rule` names its alerts and is part of their ids."""
 
     name: Name
-    version: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+    version: Version
     kind: Literal["window", "mewma"]
     rule: Name
     card: Card
@@ -191,7 +193,7 @@ def read_spec(passport: bytes) -> tuple[ModelSpec | None, list[str]]:
     """Read the bytes of a model.toml: the spec, None when it has faults of type, and all faults found."""
     try:
         table = tomllib.loads(passport.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return None, [f"model.toml is not TOML: {error}"]
     faults = _type_faults(table, ModelSpec, "")
     if faults:

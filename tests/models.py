@@ -1,25 +1,111 @@
 """Small models and bundles for tests; each is made by a function so that a test can see what it computes."""
 
+import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from engines import Bundle, ModelSpec, load_bundle
+from engines.archive import GOLDEN, MANIFEST, MODEL, PASSPORT
+from engines.bundle import Card, OutputSpec, TrustPolicy
+from engines.golden import encode, make_golden, toward_limit
+from engines.manifest import Manifest
+from engines.manifest import encode as encode_manifest
+from engines.onnx_cpu import OnnxCpu
+from engines.wire import ModelFacts, read_model
+
 CARD = {key: "for tests" for key in ("purpose", "protocol", "figures", "limits", "failures")}
-PASSPORT = {
+PASSPORT_OF_TESTS = {
     "name": "made", "version": "1.0.0", "kind": "window", "rule": "made", "card": CARD,
     "window": {"size": 32, "hop": 16}, "match": {"max_channels": 8},
 }  # fmt: skip
+#: Bundles of tests are signed by nobody.
+UNSIGNED = TrustPolicy(allow_unsigned=True)
+ROWS = 256
 
 
-def bundle(folder: Path, model: bytes, **changes: object) -> Path:
-    """Write a bundle and return its folder. changes: keys of model.toml; None takes a key out."""
+def load(path: Path, policy: TrustPolicy = UNSIGNED) -> Bundle:
+    """Load a bundle of a test."""
+    return load_bundle(path, policy)
+
+
+def bundle(folder: Path, model: bytes, *, rows: Mapping[str, np.ndarray] | None = None, samples: int = 32,
+           **changes: object) -> Path:
+    """Write a complete, unsigned bundle and return its folder. changes: keys of model.toml; None takes a key out.
+
+    rows: inputs of the golden vectors; without them random ones of one frame of `samples`, scored around the limit.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    table = {key: value for key, value in {**PASSPORT, **changes}.items() if value is not None}
-    (folder / "model.onnx").write_bytes(model)
-    (folder / "model.toml").write_text(_toml(table))
+    facts = facts_of(model)
+    table: dict[str, object] = {**PASSPORT_OF_TESTS, "inputs": [
+        {"name": t.name, "dtype": t.dtype, "shape": list(t.dims[1:]), "unit": "1", "meaning": "for tests"}
+        for t in facts.inputs]}  # fmt: skip
+    table = {key: value for key, value in {**table, **changes}.items() if value is not None}
+    threshold, score = table.get("threshold", 1.0), dict(table.get("outputs") or {}).get("score", "score")
+    golden = golden_of(model, threshold, score, samples, rows) if facts.inputs else b""
+    called = {key: table[key] for key in ("name", "version") if table.get(key) and allowed(key, str(table[key]))}
+    return write(folder, {MODEL: model, PASSPORT: toml(table).encode(), GOLDEN: golden}, **called)
+
+
+def write(folder: Path, files: dict[str, bytes], name: str = "made", version: str = "1.0.0") -> Path:
+    """Write files and the manifest that they have, or would have if the name and version were allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = encode_manifest(Manifest.of(name, version, files))
+    for file, data in {**files, MANIFEST: manifest}.items():
+        (folder / file).write_bytes(data)
     return folder
+
+
+def allowed(key: str, value: str) -> bool:
+    """Tell whether a manifest may say it; what a test gets wrong on purpose is then the passport's alone."""
+    return re.fullmatch({"name": r"[a-z0-9][a-z0-9_-]*", "version": r"\d+\.\d+\.\d+"}[key], value) is not None
+
+
+def facts_of(model: bytes) -> ModelFacts:
+    """Say what a model takes; nothing if it is no model."""
+    try:
+        return read_model(model)
+    except ValueError:
+        return ModelFacts()
+
+
+def golden_of(model: bytes, threshold: object, score: object, size: object,
+              rows: Mapping[str, np.ndarray] | None = None) -> bytes:
+    """Make golden vectors by ONNX Runtime. size: samples of a window, for random rows. rows: inputs instead of them."""
+    facts = read_model(model)
+    name = str(score) if score in {t.name for t in facts.outputs} else facts.outputs[0].name
+    if rows is None:
+        return _golden(model, float(threshold), name, int(size))  # type: ignore[call-overload]
+    return encode(make_golden(OnnxCpu(_bare(model, name)), [("given", rows, (0, ROWS // 2))]))
+
+
+@cache
+def _golden(model: bytes, threshold: float, score: str, size: int) -> bytes:
+    (tensor,) = read_model(model).inputs
+    open_dims = [d for d in tensor.dims[1:] if not isinstance(d, int)]
+    free = iter([1] * (len(open_dims) - 1) + [size])  # frames, samples: one frame holds the whole window
+    shape = [d if isinstance(d, int) else next(free) for d in tensor.dims[1:]]
+    rows = np.random.default_rng(7).normal(size=(ROWS, *shape)).astype(tensor.dtype)
+    return golden_of(model, threshold, score, size, around(model, rows, threshold, score))
+
+
+def around(model: bytes, rows: np.ndarray, threshold: float, score: str = "score") -> dict[str, np.ndarray]:
+    """Scale rows of a model of one input until half of their scores are near the limit."""
+    rng, engine = np.random.default_rng(8), OnnxCpu(_bare(model, score))
+    near, far = rng.uniform(0.92, 1.08, len(rows)), rng.uniform(0.2, 3.0, len(rows))
+    wanted = threshold * np.where(np.arange(len(rows)) % 2, near, far)
+    (name,) = (t.name for t in engine.inputs)
+    return toward_limit(engine, score, {name: rows}, name, wanted)
+
+
+def _bare(model: bytes, score: str) -> Bundle:
+    spec = ModelSpec(name="made", version="1.0.0", kind="window", rule="made", card=Card(**CARD),
+                     outputs=OutputSpec(score))
+    return Bundle(spec, Path("."), model, "")
 
 
 def dense(seed: int = 0) -> bytes:
@@ -47,7 +133,10 @@ def dense(seed: int = 0) -> bytes:
 
 
 def picky() -> bytes:
-    """Window model: x f4 (n, 1, 1, 1) is an index into a table of 4 scores; anything else makes the engine fail."""
+    """Window model: x f4 (n, 1, 1, 1) is an index into a table of 4 scores; anything else makes the engine fail.
+
+    Its scores are 0.5 to 3.5, so its limit must be one of them: `bundle(..., rows=picky_rows(), threshold=1.5)`.
+    """
     return _model(
         [
             helper.make_node("Reshape", ["x", "flat"], ["index"]),
@@ -57,6 +146,11 @@ def picky() -> bytes:
         ["n", 1, 1, 1],
         {"table": np.array([0.5, 1.5, 2.5, 3.5], "f4"), "flat": np.array([-1])},
     )
+
+
+def picky_rows() -> dict[str, np.ndarray]:
+    """Golden inputs of `picky`: every index."""
+    return {"x": (np.arange(ROWS, dtype="f4") % 4).reshape(ROWS, 1, 1, 1)}
 
 
 def _model(nodes: list[onnx.NodeProto], shape: list[str | int], constants: dict[str, np.ndarray]) -> bytes:
@@ -71,11 +165,15 @@ def _model(nodes: list[onnx.NodeProto], shape: list[str | int], constants: dict[
     return model.SerializeToString()
 
 
-def _toml(table: dict[str, object], path: str = "") -> str:
+def toml(table: Mapping[str, object], path: str = "") -> str:
     """Write what tomllib reads: scalars, lists and nested tables are all that passports hold."""
-    flat = [f"{key} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    nested = [_toml(value, f"{path}{key}.") for key, value in table.items() if isinstance(value, dict)]
+    flat = [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    nested = [toml(value, f"{path}{_key(key)}.") for key, value in table.items() if isinstance(value, dict)]
     return "\n".join([f"[{path[:-1]}]" if path else "", *flat, *nested])
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else f'"{key}"'
 
 
 def _value(value: object) -> str:
@@ -83,4 +181,6 @@ def _value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(key)} = {_value(one)}" for key, one in value.items()) + "}"
     return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engines import Array, Arrays, Bundle, Engine, TensorSpec, load_bundle, open_engine
+from engines import Array, Arrays, Bundle, Engine, TensorSpec, open_engine
+from engines.archive import GOLDEN, MODEL, PASSPORT
+from tests import models
 
 CHANNELS, SAMPLES, WINDOW, HOP = 8, 16, 128, 32
 #: Limits under which `verify` of the peers counts; without a limit nothing alerts.
@@ -25,6 +27,13 @@ version = "1.0.0"
 kind = "window"
 rule = "w1"
 threshold = {threshold!r}
+
+[[inputs]]
+name = "x"
+dtype = "f4"
+shape = ["frames", {channels}, "samples"]
+unit = "1"
+meaning = "windows of frames, seeded noise"
 
 [window]
 size = {window}
@@ -127,15 +136,15 @@ def _model(name: str, nodes: list[onnx.NodeProto], constants: list[TensorProto])
 
 def save_bundle(folder: Path, kind: str, threshold: float) -> Path:
     """Write bundle `w1-KIND` below `folder`; returns its own folder."""
-    path = folder / f"w1-{kind}"
-    path.mkdir(parents=True, exist_ok=True)
-    onnx.save(null_graph() if kind == "null" else autoencoder_graph(), path / "model.onnx")
-    (path / "model.toml").write_text(_PASSPORT.format(kind=kind, threshold=threshold, window=WINDOW, hop=HOP))
-    return path
+    model = (null_graph() if kind == "null" else autoencoder_graph()).SerializeToString()
+    passport = _PASSPORT.format(kind=kind, threshold=threshold, window=WINDOW, hop=HOP, channels=CHANNELS).encode()
+    rows = np.random.default_rng(1).normal(size=(models.ROWS, WINDOW // SAMPLES, CHANNELS, SAMPLES)).astype("f4")
+    golden = models.golden_of(model, threshold, "score", 0, models.around(model, rows, threshold))
+    return models.write(folder / f"w1-{kind}", {MODEL: model, PASSPORT: passport, GOLDEN: golden}, f"w1-{kind}")
 
 
 def open_counting(kind: str, threshold: float) -> tuple[Bundle, Counting]:
     """Return the bundle and an engine that counts: `null` in NumPy as the peers', `onnx` by the product's back end."""
     with tempfile.TemporaryDirectory() as folder:
-        bundle = load_bundle(save_bundle(Path(folder), kind, threshold))
+        bundle = models.load(save_bundle(Path(folder), kind, threshold))
     return bundle, Counting(Null() if kind == "null" else open_engine("onnx_cpu", bundle), threshold)

@@ -95,7 +95,8 @@ def bundles(kind: str, threshold: float) -> Iterator[dict[str, object]]:
     """Yield the settings that serve every asset by bundle `w1-KIND`."""
     with tempfile.TemporaryDirectory(prefix="kizashi-bench-") as folder:
         save_bundle(Path(folder), kind, threshold)
-        yield {"models.folder": folder, "routes": [{"bundle": f"w1-{kind}"}]}
+        yield {"models.folder": folder, "models.allow_unsigned": True, "models.state": f"{folder}/state",
+               "routes": [{"bundle": f"w1-{kind}"}]}
 
 
 def _toml(value: object) -> str:

@@ -146,7 +146,8 @@ class Bed:
         # beside the chart a model over windows: rings, matrix products in float32, an on-delay of its own
         models.bundle(folder / "models" / "made", models.dense(), threshold=4.0,
                       judge={"on": [2, 3], "off": 3, "deadband": 0.1})
-        sections["models"] = {"folder": str(folder / "models")}
+        sections["models"] = {"folder": str(folder / "models"), "allow_unsigned": True,
+                              "state": str(folder / "state")}
         for name, section in settings.items():
             sections.setdefault(name, {}).update(section)
         self.config.write_text("\n".join(

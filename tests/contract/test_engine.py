@@ -1,13 +1,16 @@
 """What every engine promises. A new engine is one more name in `engines.ENGINES` and passes all of this."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines import ENGINES, Bundle, Engine, EngineError, TensorSpec, load_bundle, open_engine, shipped_bundles
+from engines.bundle import OutputSpec
 from tests import models
 
 ROWS = 64
@@ -32,8 +35,9 @@ def mewma_rows(seed: int, n: int, channels: int = 5) -> dict[str, np.ndarray]:
 def bundles(tmp_path_factory) -> dict[str, Bundle]:
     folder = tmp_path_factory.mktemp("bundles")
     return {
-        "dense": load_bundle(models.bundle(folder / "dense", models.dense(), match={"max_channels": 4})),
-        "picky": load_bundle(models.bundle(folder / "picky", models.picky(), window={"size": 1, "hop": 1})),
+        "dense": models.load(models.bundle(folder / "dense", models.dense(), match={"max_channels": 4})),
+        "picky": models.load(models.bundle(folder / "picky", models.picky(), rows=models.picky_rows(), threshold=1.5,
+                                          window={"size": 1, "hop": 1})),
         **{name: load_bundle(path) for name, path in shipped_bundles().items()},
     }
 
@@ -197,6 +201,7 @@ def test_engine_without_its_package_is_refused_with_the_setting_for_a_cpu(bundle
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_model_whose_outputs_are_not_the_passports_is_refused(tmp_path, engine):
-    made = load_bundle(models.bundle(tmp_path / "made", models.dense(), outputs={"score": "anomaly"}))
+    made = models.load(models.bundle(tmp_path / "made", models.dense()))
+    made = replace(made, spec=msgspec.structs.replace(made.spec, outputs=OutputSpec("anomaly")))
     with pytest.raises(EngineError, match=r"has outputs \['score'\], its passport names 'anomaly'"):
         open_engine(engine, made)

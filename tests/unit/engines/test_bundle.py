@@ -10,15 +10,21 @@ from hypothesis import strategies as st
 
 from engines import BundleError, load_bundle, shipped_bundles
 from engines.bundle import MAX_MODEL_BYTES
-from engines.wire import external_tensors
+from engines.wire import read_model
 from tests import models
 
 MEWMA = {"kind": "mewma", "window": None, "mewma": {"smoothing": 0.2}}
 
 
+def made(folder: Path) -> dict[str, bytes]:
+    """Write the bundle of `models.dense` and return its three files, to be changed and written again."""
+    models.bundle(folder, models.dense())
+    return {name: (folder / name).read_bytes() for name in ("golden.msgpack", "model.onnx", "model.toml")}
+
+
 def faults_of(folder: Path) -> list[str]:
     with pytest.raises(BundleError) as raised:
-        load_bundle(folder)
+        models.load(folder)
     assert str(folder) in str(raised.value)
     return raised.value.faults
 
@@ -29,10 +35,14 @@ def test_shipped_bundle_loads_and_is_called_as_its_folder(name):
     assert bundle.spec.name == name
     assert bundle.sha256 == hashlib.sha256((bundle.path / "model.onnx").read_bytes()).hexdigest()
     assert len(bundle.model) < 200_000
+    assert bundle.trust.status == "pinned"
+    assert bundle.spec.inputs
+    assert bundle.spec.budget.latency_ms
+    assert bundle.golden is not None
 
 
 def test_bundle_keeps_the_bytes_that_were_hashed_when_the_file_changes_later(tmp_path):
-    bundle = load_bundle(models.bundle(tmp_path, models.dense()))
+    bundle = models.load(models.bundle(tmp_path, models.dense()))
     (tmp_path / "model.onnx").write_bytes(b"something else")
     assert hashlib.sha256(bundle.model).hexdigest() == bundle.sha256
 
@@ -69,21 +79,20 @@ def test_passport_that_contradicts_itself_is_refused(tmp_path, changes, fault):
 
 
 def test_folder_without_files_is_refused_with_both_names(tmp_path):
-    passport, model = faults_of(tmp_path)
-    assert passport.startswith("model.toml cannot be read")
-    assert model.startswith("model.onnx cannot be read")
+    *missing, remedy = faults_of(tmp_path)
+    assert missing == [f"{name} is missing" for name in ("golden.msgpack", "manifest.json", "model.onnx", "model.toml")]
+    assert "models sign" in remedy
 
 
 def test_passport_that_is_no_toml_is_refused(tmp_path):
-    models.bundle(tmp_path, models.dense())
-    (tmp_path / "model.toml").write_bytes(b"name = \xff")
+    models.write(tmp_path, {**made(tmp_path), "model.toml": b"name = \xff"})
     (only,) = faults_of(tmp_path)
     assert only.startswith("model.toml is not TOML")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"<html>not found</html>", b"\x3a\xff\xff\xff\xff\x0f"])
 def test_model_that_is_no_onnx_is_refused(tmp_path, content):
-    (only,) = faults_of(models.bundle(tmp_path, content))
+    only, *_ = faults_of(models.write(tmp_path, {**made(tmp_path), "model.onnx": content}))
     assert only.startswith("model.onnx is not an ONNX model")
 
 
@@ -98,8 +107,9 @@ def test_model_that_is_too_large_is_refused_unread(tmp_path):
 def test_model_whose_weights_lie_in_another_file_is_refused(tmp_path):
     whole = onnx.load_from_string(models.dense())
     onnx.save(whole, tmp_path / "m.onnx", save_as_external_data=True, location="weights", size_threshold=0)
-    faults = faults_of(models.bundle(tmp_path / "made", (tmp_path / "m.onnx").read_bytes()))
-    assert [f"model.onnx keeps tensor {n!r} in another file; save it with all data inside"
+    faults = faults_of(models.write(
+        tmp_path / "made", {**made(tmp_path / "made"), "model.onnx": (tmp_path / "m.onnx").read_bytes()}))
+    assert [f"model.onnx: tensor {n!r} lies in another file; save the model with all data inside"
             for n in ("down", "bias", "up", "flat")] == faults
 
 
@@ -119,8 +129,8 @@ def test_tensor_in_another_file_is_found_wherever_it_hides():
     node.attribute.add(name="sparse", sparse_tensor=onnx.SparseTensorProto(values=outside("sparse")))
     model.functions.add(name="f").node.add().attribute.add(name="v", tensors=[outside("function")])
     model.training_info.add().algorithm.initializer.append(outside("training"))
-    found = external_tensors(model.SerializeToString())
-    assert sorted(found) == ["constant", "function", "sparse", "subgraph", "training"]
+    found = [f for f in read_model(model.SerializeToString()).faults if "lies in another file" in f]
+    assert sorted(f.split("'")[1] for f in found) == ["constant", "function", "sparse", "subgraph", "training"]
 
 
 def test_model_nested_without_end_is_refused():
@@ -135,7 +145,7 @@ def test_model_nested_without_end_is_refused():
     for _ in range(80):
         graph = field(1, field(5, field(6, graph)))  # a node's attribute's graph
     with pytest.raises(ValueError, match="nested deeper than 100 messages"):
-        external_tensors(field(7, graph))
+        read_model(field(7, graph))
 
 
 @settings(max_examples=300, deadline=None)
@@ -144,14 +154,14 @@ def test_damaged_model_is_read_or_refused_but_never_crashes(at, byte, cut):
     model = bytearray((shipped_bundles()["anomaly-mewma"] / "model.onnx").read_bytes())
     model[at % len(model)] = byte
     try:
-        external_tensors(bytes(model[: 1 + cut % len(model)]))
+        read_model(bytes(model[: 1 + cut % len(model)]))
     except ValueError:
         pass
 
 
 def test_state_hash_is_twelve_hex_digits_and_ignores_what_does_not_shape_state(tmp_path):
-    first = load_bundle(models.bundle(tmp_path / "a", models.dense(0)))
-    other = load_bundle(models.bundle(
+    first = models.load(models.bundle(tmp_path / "a", models.dense(0)))
+    other = models.load(models.bundle(
         tmp_path / "b", models.dense(1), name="other", version="2.0.0", threshold=3.0, rule="x", judge={"on": [2, 3]},
     ))  # fmt: skip
     assert len(first.state_hash(4, 2)) == 12
@@ -162,7 +172,7 @@ def test_state_hash_is_twelve_hex_digits_and_ignores_what_does_not_shape_state(t
 
 def test_state_hash_differs_when_layout_window_recursion_or_recipe_differ(tmp_path):
     def hashes(name: str, **changes: object) -> set[str]:
-        bundle = load_bundle(models.bundle(tmp_path / name, models.dense(), **changes))
+        bundle = models.load(models.bundle(tmp_path / name, models.dense(), **changes))
         return {bundle.state_hash(channels, samples) for channels in (4, 5) for samples in (2, 4)}
 
     kinds = [
@@ -180,7 +190,7 @@ def test_state_hash_of_the_shipped_chart_is_known():
 
 
 def test_misfits_say_what_an_asset_would_have_to_change(tmp_path):
-    spec = load_bundle(models.bundle(tmp_path, models.dense(), match={"min_channels": 2, "max_channels": 4})).spec
+    spec = models.load(models.bundle(tmp_path, models.dense(), match={"min_channels": 2, "max_channels": 4})).spec
     assert spec.misfits(4, 16) == []
     assert spec.misfits(5, 16) == ["5 channels, made wants 2 to 4"]
     assert spec.misfits(1, 3) == [

@@ -1,5 +1,7 @@
 """The recipe of anomaly-mewma: the same bytes again, and the formula it stands for."""
 
+import tomllib
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,9 @@ from hypothesis import strategies as st
 
 from engines import load_bundle, open_engine, shipped_bundles
 from engines.recipes import mewma
+from engines.trust import PINS
+from pipeline import judge
+from pipeline.parity import decide
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +29,41 @@ def one(z, center, whitening, limit):
     }  # fmt: skip
 
 
-def test_recipe_writes_the_shipped_model_again_byte_for_byte(tmp_path):
-    mewma.write(tmp_path / "model.onnx")
-    assert (tmp_path / "model.onnx").read_bytes() == mewma.MODEL.read_bytes()
+def test_recipe_writes_the_shipped_bundle_again_byte_for_byte(tmp_path):
+    folder = tmp_path / "anomaly-mewma"
+    folder.mkdir()
+    (folder / "model.toml").write_bytes((mewma.FOLDER / "model.toml").read_bytes())
+    mewma.write(folder, tmp_path / "pins.toml")
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in mewma.FOLDER.iterdir())
+    for file in folder.iterdir():
+        assert file.read_bytes() == (mewma.FOLDER / file.name).read_bytes(), file.name
+    pins = tomllib.loads(PINS.read_text())
+    assert tomllib.loads((tmp_path / "pins.toml").read_text()).items() <= pins.items()
+    assert pins.keys() == shipped_bundles().keys()
+
+
+def test_golden_rows_are_near_the_limit_and_raise_and_clear_an_alert():
+    golden, near = mewma.golden(), []
+    for case in golden.cases:
+        score = case.outputs["score"]
+        bundle = load_bundle(mewma.FOLDER)
+        states = decide(bundle, score, case.starts)
+        assert set(states.tolist()) == {judge.NORMAL, judge.OVER, judge.ACTIVE}
+        for start, stop in zip(case.starts, [*case.starts[1:], case.rows], strict=True):
+            assert stop - start < 80 or states[stop - 1] == judge.NORMAL
+        near += (np.abs(score - 1) <= 0.1).tolist()
+        assert np.abs(score - 1).min() > 10 * bundle.spec.golden.tolerance["score"].rel
+    assert len(near) == golden.rows >= 256
+    assert np.mean(near) >= 0.2
+
+
+def test_golden_rows_fit_float32_within_a_hundredth_of_the_tolerance():
+    """An engine in float32 must pass: TensorRT has no float64."""
+    for case in mewma.golden().cases:
+        z, center, whitening, limit = (case.inputs[k].astype("f4") for k in ("z", "center", "whitening", "limit"))
+        column = np.einsum("nij,nj->ni", whitening, z - center)
+        score, want = (column * column).sum(axis=1) / limit, case.outputs["score"]
+        assert (np.abs(score - want) <= 1e-2 * (1e-6 + 1e-4 * want)).all()
 
 
 def test_model_has_no_size_and_no_weight_of_its_own():
