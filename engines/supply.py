@@ -1,16 +1,40 @@
-"""Open the engine that the configuration names. The choice is explicit: nothing falls back in silence."""
+"""Open the engine that was chosen (`engines.select`). The choice is explicit: nothing falls back in silence."""
+
+from dataclasses import dataclass
+from pathlib import Path
 
 from engines.base import Engine, EngineError
 from engines.bundle import Bundle
 
+#: Engines that run wherever the base package does. The others need a device.
 ENGINES = ("onnx_cpu", "reference")
-_CPU_SETTING = 'set [engine] name = "onnx_cpu" (CPU, package onnxruntime)'
+GPU_ENGINES = ("tensorrt", "tensorrt_rtx")
+CPU_SETTING = 'set [engine] name = "onnx_cpu" (CPU, package onnxruntime)'
 
 
-def open_engine(name: str, bundle: Bundle, threads: int = 1) -> Engine:
-    """Open engine `name` on the model of `bundle`; `threads` bounds what one inference may use.
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What shapes an engine. threads: most that one inference may use on a CPU; the rest is for GPUs.
 
-    Raises EngineError for an unknown name, a missing package, or a model that the engine cannot run.
+    max_batch: rows of the largest batch. depth: batches in flight at a time. cache: folder of built engines, None: the
+    user's state folder. build_timeout_s, build_memory_mb [MiB]: bounds of a build.
+    """
+
+    threads: int = 1
+    precision: str = "f32"
+    max_batch: int = 256
+    depth: int = 3
+    cache: Path | None = None
+    build_timeout_s: float = 600.0
+    build_memory_mb: int = 4096
+
+
+def open_engine(name: str, bundle: Bundle, options: EngineOptions = EngineOptions()) -> Engine:
+    """Open engine `name` on the model of `bundle`, on the thread that is to own it.
+
+    Of a GPU only a plan that is stored for this device is opened: `engines.gpu.store` keeps them, building one takes
+    long and is asked for by name. Raises EngineError for an unknown name, a missing package, device or plan, or a
+    model that the engine cannot run.
     """
     # Imported on first use: a worker pays the memory only of the engine that it runs.
     try:
@@ -18,11 +42,11 @@ def open_engine(name: str, bundle: Bundle, threads: int = 1) -> Engine:
             case "onnx_cpu":
                 from engines.onnx_cpu import OnnxCpu
 
-                return OnnxCpu(bundle, threads)
+                return OnnxCpu(bundle, options.threads)
             case "reference":
                 from engines.reference import Reference
 
                 return Reference(bundle)
     except ImportError as error:
-        raise EngineError(f"engine {name!r} cannot be loaded: {error}. Install it; {_CPU_SETTING}.") from error
-    raise EngineError(f"engine {name!r} is unknown, there are {', '.join(ENGINES)}; {_CPU_SETTING}.")
+        raise EngineError(f"engine {name!r} cannot be loaded: {error}. Install it; {CPU_SETTING}.") from error
+    raise EngineError(f"engine {name!r} is unknown, there are {', '.join(ENGINES)}; {CPU_SETTING}.")

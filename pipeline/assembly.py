@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engines import Bundle, BundleError, Engine, EngineError, load_bundle, open_engine, shipped_bundles
+from engines.supply import EngineOptions
 from engines.trust import PublicKey, TrustPolicy
 from pipeline.errors import ModelError
 from pipeline.flow import FlowSettings
@@ -49,7 +50,7 @@ def open_engines(settings: Settings, bundles: Mapping[str, Bundle]) -> dict[str,
     engines = {}
     for name, bundle in bundles.items():
         try:
-            engines[name] = open_engine(settings.engine.name, bundle, settings.engine.threads)
+            engines[name] = open_engine(settings.engine.name, bundle, EngineOptions(settings.engine.threads))
             engines[name].warm_up(settings.batch.max_size)
         except (EngineError, ValueError) as error:
             raise ModelError(f"bundle {name}: {error}") from error
