@@ -2,32 +2,29 @@
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
 
-from engines import Bundle, BundleError, Engine, EngineError, load_bundle, open_engine, shipped_bundles
+from engines import Bundle, Engine, EngineError, open_engine
 from engines.supply import EngineOptions
 from engines.trust import PublicKey, TrustPolicy
 from pipeline.errors import ModelError
 from pipeline.flow import FlowSettings
+from pipeline.modelbook import candidates, load_best, read_record
 from pipeline.ops.settings import Settings
 from pipeline.seating import Route
 from schemas.topics import TELEMETRY
 
 
-def bundles_of(settings: Settings) -> dict[str, Bundle]:
-    """Load the bundles that the routes name. Raises ModelError with all faults."""
-    paths: dict[str, Path] = dict(shipped_bundles())
-    if settings.models.folder is not None:
-        paths |= {p.parent.name: p.parent for p in sorted(settings.models.folder.glob("*/model.toml"))}
-    faults, bundles, policy = [], {}, trust_policy(settings)
+def bundles_of(settings: Settings, refused: list[str] | None = None) -> dict[str, Bundle]:
+    """Load the bundles that the routes name: of each the highest version that is in order and may serve.
+
+    refused: gets why better versions were passed over. Raises ModelError with all faults.
+    """
+    offers, record, policy = candidates(settings), read_record(settings), trust_policy(settings)
+    faults, bundles = [], {}
     for name in sorted({route.bundle for route in settings.routes}):
-        if name not in paths:
-            faults.append(f"routes name bundle {name!r}, there are {', '.join(sorted(paths)) or 'none'}. "
-                          "Put it into models.folder")
-            continue
         try:
-            bundles[name] = load_bundle(paths[name], policy)
-        except BundleError as error:
+            bundles[name] = load_best(name, offers, record, policy, refused)
+        except ModelError as error:
             faults.append(str(error))
     if faults:
         raise ModelError("; ".join(faults))

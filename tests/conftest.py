@@ -23,6 +23,12 @@ settings.load_profile("steady")
 REQUIRED = set(os.environ.get("KIZASHI_REQUIRE", "").replace(",", " ").split())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep records of models and built engines, also of the workers that tests start, out of the user's folder."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 def _need_kafka() -> None:
     reason = why_not()
     if reason and "kafka" in REQUIRED:
