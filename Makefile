@@ -7,7 +7,7 @@ KILLS  ?= 20
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit chaos bench lock clean
+.PHONY: help demo test check unit chaos bench gpu lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,7 +15,7 @@ help:  ## list the targets
 demo: .venv/run.ok  ## broker, simulated pump line, worker and live view, all in this terminal, under 60 s
 	.venv/bin/kizashi demo
 
-test: check .build/kafka.ok  ## everything a change must pass: check, then all tests
+test: check .build/kafka.ok .build/gpu.ok  ## everything a change must pass: check, then all tests
 	$(PY) -m pytest $(PYTEST)
 
 check: .venv/dev.ok  ## lint, types, import rules, dependency closure (no test, no broker)
@@ -33,6 +33,9 @@ chaos: .venv/dev.ok .build/kafka.ok  ## kill -9 the worker on real Kafka, KILLS=
 bench: .venv/dev.ok .build/kafka.ok  ## every benchmark of tests/bench, one table each
 	$(PY) -m tests.bench
 
+gpu: .venv/dev.ok  ## what only a GPU can show: parity, graphs, faults, latency; prints the device, skips loudly without one
+	@$(PY) -m tests.gpu.bed.real $(PYTEST)
+
 # `--universal`: one lock for every platform and Python. No option may add a registry's address to the files.
 COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
            --no-emit-index-url --no-emit-find-links --no-annotate --no-header
@@ -41,6 +44,7 @@ lock: | .venv/bin/python  ## resolve anew and write the hash-locked requirements
 	$(PIP) install uv
 	$(COMPILE) --upgrade --extra demo --extra onnx --extra train --group dev --group build -o requirements-dev.txt
 	$(COMPILE) --extra demo -c requirements-dev.txt -o requirements.txt
+	$(COMPILE:pyproject.toml=tests/gpu/bed/requirements.in) --upgrade -c requirements-dev.txt -o requirements-gpu.txt
 	$(COMPILE:pyproject.toml=) --group build -c requirements-dev.txt -o requirements-build.txt
 
 clean:  ## remove what make made: environment, Kafka jars, caches
@@ -72,4 +76,12 @@ clean:  ## remove what make made: environment, Kafka jars, caches
 .build/kafka.ok: infra/kafka/pom.xml | .venv/dev.ok
 	@mkdir -p .build
 	@$(PY) -c 'from tests import kafka; print(kafka.why_not() or kafka.fetch_jars() or "Apache Kafka: jars in .build/kafka")'
+	@touch $@
+
+# The bed of tests/gpu: PyCUDA built from source over a stand-in libcuda, and TensorRT-RTX; 100 MB and about a minute.
+# Without gcc or on another platform those tests skip and say so, unless KIZASHI_REQUIRE=gpu-bed. The module looks at
+# hashes itself; this stamp only spares its start.
+.build/gpu.ok: requirements-gpu.txt tests/gpu/bed/build.py $(wildcard tests/gpu/bed/cuda/*) | .venv/dev.ok
+	@mkdir -p .build
+	@$(PY) -m tests.gpu.bed.build
 	@touch $@
