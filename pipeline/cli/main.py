@@ -48,6 +48,7 @@ COMMANDS = {
     "topics": Entry("pipeline.cli.topics", "Compare the broker's topics with what Kizashi needs, and create them."),
     "tail": Entry("pipeline.cli.tail", "Show alerts, dead letters or assets, readable."),
     "deadletters": Entry("pipeline.cli.deadletters", "Send dead letters back to their topic as historical frames."),
+    "models": Entry("pipeline.cli.models", "Bundles: list, check, build, bench; make a key, sign, roll back."),
     "simulate": Entry("pipeline.cli.simulate", "Publish a simulated plant, seeded, with faults by script."),
     "import": Entry("pipeline.cli.importcsv", "Turn CSV history into frames."),
     "capture": Entry("pipeline.cli.capture", "Write a topic's frames to a capture file."),

@@ -1,0 +1,195 @@
+"""`kizashi models check`: all that can be said of a bundle on this machine, without a broker, a GPU or the network."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engines import Bundle, Engine
+    from engines.measure import BucketTimes
+    from engines.parity import ParityReport
+    from pipeline.ops.settings import Settings
+
+_LABEL = 12
+_MIB = 1 << 20
+#: Rows of the batch that budget.latency_ms is about.
+FULL_BATCH = 256
+_TRIES = 3
+
+
+@dataclass(slots=True)
+class Check:
+    """Lines to print and what is wrong, of one bundle."""
+
+    lines: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def say(self, label: str, *texts: str) -> None:
+        for text in texts or ("",):
+            self.lines.append(f"  {label:<{_LABEL}} {text}".rstrip())
+            label = ""
+
+    def fault(self, label: str, *texts: str) -> None:
+        self.faults += texts
+        if texts:
+            self.say(label, *(f"FAULT: {text}" for text in texts))
+
+
+def check(path: Path, settings: "Settings", rounds: int) -> Check:
+    """Check the bundle at `path` and every engine that this machine has on it. rounds: batches per bucket, 0: none."""
+    from engines.bundle import BundleError, load_bundle
+    from pipeline.assembly import trust_policy
+
+    found, policy = Check([str(path)]), trust_policy(settings)
+    try:
+        bundle = load_bundle(path, policy)
+    except BundleError as error:
+        found.fault("bundle", *error.faults)
+        try:  # if only nobody vouches for it, all else can be said all the same
+            bundle = load_bundle(path, replace(policy, allow_unsigned=True, min_version={}))
+        except BundleError as more:
+            found.fault("", *(text for text in more.faults if text not in error.faults))
+            return found
+    found.lines[0] = f"{bundle.spec.name} {bundle.spec.version}  {path}"
+    _contents(found, bundle)
+    _engines(found, bundle, settings, rounds)
+    return found
+
+
+def _contents(found: Check, bundle: "Bundle") -> None:
+    from engines.archive import GOLDEN, MODEL, read_files
+    from engines.golden import NEAR
+    from engines.manifest import decode_manifest
+    from engines.wire import read_model
+
+    files = read_files(bundle.path)
+    facts = read_model(files[MODEL])
+    manifest = decode_manifest(files["manifest.json"])
+    trust = bundle.trust
+    words = {"pinned": "as shipped (pinned in this package)", "signed": f"signed by key {trust.key_id!r}",
+             "unsigned": f"UNSIGNED: {trust.why}"}
+    found.say("trust", words[trust.status])
+    found.say("files", *(f"{name:<15} {entry.size:>12,} B  sha256 {entry.sha256[:16]}"
+                         for name, entry in sorted(manifest.files.items())))
+    units = {tensor.name: tensor for tensor in bundle.spec.inputs}
+    found.say("inputs", *(f"{t.name} {t.dtype}{_dims(t.dims)}  [{units[t.name].unit}]  {units[t.name].meaning}"
+                          for t in facts.inputs))
+    found.say("outputs", *(f"{t.name} {t.dtype}{_dims(t.dims)}" for t in facts.outputs))
+    found.say("graph", f"{facts.nodes} nodes, opset {facts.opset}")
+    assert bundle.golden is not None
+    scores = [abs(float(score) - bundle.spec.threshold) for case in bundle.golden.cases
+              for score in case.outputs[bundle.spec.outputs.score].reshape(-1)]
+    near = sum(distance <= NEAR * bundle.spec.threshold for distance in scores)
+    found.say("golden", f"{bundle.golden.rows} rows in {len(bundle.golden.cases)} cases, "
+                        f"{sum(len(c.starts) for c in bundle.golden.cases)} sequences; {near} within {NEAR:.0%} of the "
+                        f"limit ({len(files[GOLDEN]):,} B)")
+
+
+def _dims(dims: tuple[int | str | None, ...]) -> str:
+    return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
+
+
+def _engines(found: Check, bundle: "Bundle", settings: "Settings", rounds: int) -> None:
+    from importlib.util import find_spec
+
+    from engines.select import backends
+
+    for backend in backends():
+        if not backend.ok:
+            found.say(backend.name, f"not on this machine: {backend.why}")
+            continue
+        _engine(found, bundle, settings, backend.name, rounds)
+    if find_spec("onnx"):
+        _engine(found, bundle, settings, "reference", 0)
+    else:
+        found.say("reference", "not on this machine: package onnx is missing")
+
+
+def _engine(found: Check, bundle: "Bundle", settings: "Settings", name: str, rounds: int) -> None:
+    from importlib import import_module
+
+    from engines import EngineError
+    from engines.measure import BUCKETS, measure
+    from engines.parity import compare
+    from pipeline.parity import decide
+
+    with suppress(ImportError):  # what the package itself takes is not the model's
+        import_module(f"engines.{name}")
+    before, times = _resident(), []
+    try:
+        with _opened(name, bundle, settings) as engine:
+            report = compare(engine, bundle, decide, FULL_BATCH)
+            if rounds and report.ok:
+                engine.warm_up(FULL_BATCH)
+                times = measure(engine, bundle, time.perf_counter, BUCKETS, rounds)
+                limit = bundle.spec.budget.latency_ms if name == "onnx_cpu" else None
+                for _ in range(_TRIES - 1):  # a machine that is busy with something else says nothing of the model
+                    if limit is None or times[-1].total.p99 <= limit * 1000:
+                        break
+                    times[-1] = measure(engine, bundle, time.perf_counter, (FULL_BATCH,), rounds)[0]
+            used = _resident() - before
+    except EngineError as error:
+        found.fault(name, str(error))
+        return
+    _parity(found, name, report)
+    if times:
+        _table(found, times)
+        _budget(found, bundle, times, used, name)
+
+
+@contextmanager
+def _opened(name: str, bundle: "Bundle", settings: "Settings") -> Iterator["Engine"]:
+    from engines import open_engine
+    from engines.supply import EngineOptions
+
+    e = settings.engine  # one thread: the budget is for that
+    engine = open_engine(name, bundle, EngineOptions(1, e.precision, FULL_BATCH, cache=e.cache))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _parity(found: Check, name: str, report: "ParityReport") -> None:
+    if not report.ok:
+        found.fault(name, f"parity: {report.why()}")
+        return
+    worst = ", ".join(f"{output} {share:.1%}" for output, share in sorted(report.worst.items()))
+    near = f"; {len(report.near)} rows too near to the limit to count" if report.near else ""
+    found.say(name, f"parity ok on {report.rows} rows, no decision changes; farthest, of the tolerance: {worst}{near}")
+
+
+def _table(found: Check, times: "list[BucketTimes]") -> None:
+    rows = [("rows", [f"{t.rows}" for t in times]), ("p50 us", [f"{t.total.p50:.0f}" for t in times]),
+            ("p99 us", [f"{t.total.p99:.0f}" for t in times])]
+    found.say("", *(f"{label:<7}" + "".join(f"{value:>8}" for value in values) for label, values in rows))
+
+
+def _budget(found: Check, bundle: "Bundle", times: "list[BucketTimes]", used: int, name: str) -> None:
+    budget, p99 = bundle.spec.budget, next((t.total.p99 / 1000 for t in times if t.rows == FULL_BATCH), None)
+    asked: Mapping[str, tuple[float | None, float | None, str]] = {
+        f"p99 of {FULL_BATCH} rows": (p99, budget.latency_ms if name == "onnx_cpu" else None, "ms"),
+        "memory": (used / _MIB, budget.memory_mb, "MiB"),
+    }
+    said = []
+    for what, (value, limit, unit) in asked.items():
+        if value is None:
+            continue
+        said.append(f"{what} {value:.3g} {unit}" + (f" of {limit:g}" if limit is not None else ""))
+        if limit is not None and value > limit:
+            found.fault("", f"{what}: {value:.3g} {unit}, the budget is {limit:g} {unit}")
+    found.say("", "; ".join(said))
+
+
+def _resident() -> int:
+    """Return the resident memory of this process in bytes, 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    import os
+
+    return pages * os.sysconf("SC_PAGE_SIZE")
