@@ -111,6 +111,8 @@ class Layout:
         """Free everything, the last made first."""
         while self._free:
             self._free.pop()()
+        self.slots.clear()
+        self.sets.clear()
 
 
 @dataclass(slots=True)

@@ -139,6 +139,8 @@ _process = _Process()
 
 def probe(index: int = 0) -> DeviceInfo:
     """Describe device `index`; makes no context, so any thread may ask. Raises EngineError with the reason."""
+    if _process.dead:
+        raise EngineError(f"CUDA was lost in this process: {_process.dead}; restart the worker")
     cuda = _pycuda()
     try:
         cuda.init()
@@ -251,6 +253,11 @@ def _pycuda() -> Any:
     try:
         import pycuda.driver as cuda  # type: ignore[import-not-found,unused-ignore]  # of an extra, without types
     except ImportError as error:
-        what = "no NVIDIA driver" if "libcuda" in str(error) else "package pycuda (extra `gpu` or `rtx`) is missing"
+        if "libcuda" in str(error):
+            what = "no NVIDIA driver"
+        elif isinstance(error, ModuleNotFoundError):
+            what = "package pycuda (extra `gpu` or `rtx`) is missing"
+        else:
+            what = "package pycuda cannot be loaded (built for another CUDA?)"
         raise EngineError(f"{what}: {error}; {CPU_SETTING}") from error
     return cuda

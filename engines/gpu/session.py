@@ -227,23 +227,29 @@ class TensorRtEngine:
         self._closed = True
         try:
             if self._lost is None:
-                for flight in self._flying:
-                    with suppress(*self._errors):
-                        flight.slot.event.synchronize()
-                for layout in self._layouts.values():
-                    layout.close()
+                self._free()
         except self._errors as error:
             self._lost = str(translate(error, code_of(error, self._driver.graphs, 0), "closing",
                                        self._driver.info.name))
         finally:
-            self._flying.clear()
             if self._lost is not None:
+                # The dead context goes first: PyCUDA then drops what belongs to it without calling the driver.
                 self._driver.lost(self._lost)
+                self._driver.close()
+            self._flying.clear()
             self._staged.clear()
             self._layouts.clear()
             self._lanes.clear()
             self._maker.lanes = ()
             self._driver.close()
+
+    def _free(self) -> None:
+        """Wait for what is in flight and free all memory. By itself, so that no local name outlives the context."""
+        while self._flying:
+            with suppress(*self._errors):
+                self._flying.popleft().slot.event.synchronize()
+        for layout in self._layouts.values():
+            layout.close()
 
     def _lane(self) -> Lane:
         stream = self._driver.stream()
