@@ -90,7 +90,7 @@ def _entries(file: BinaryIO, total: int) -> Iterator[tuple[str, int, int]]:
         if at and head[:4] in (b"PK\1\2", b"PK\5\6"):
             return
         if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
-            raise ValueError(f"is neither a folder nor a .zip of a bundle (byte {at})")
+            raise ValueError(f"the .zip is broken at byte {at}" if at else "is neither a folder nor a .zip of a bundle")
         _, _, flags, method, _, _, _, packed, size, length, _ = _LOCAL.unpack(head)
         name = file.read(min(length, 256)).decode("ascii", "replace")
         if name not in LIMITS:

@@ -128,11 +128,9 @@ def inspect(files: Mapping[str, bytes]) -> tuple[ModelSpec | None, Golden | None
         golden = golden_vectors.decode(files[GOLDEN])
     except ValueError as error:
         faults.append(f"{GOLDEN}: {error}")
-    if spec is not None and facts is not None:
-        misfits = _model_misfits(spec, facts, len(files[MODEL]))
-        faults += misfits
-        if golden is not None and not misfits:
-            faults += [f"{GOLDEN}: {fault}" for fault in golden_vectors.faults(golden, spec, facts)]
+    if spec is not None and facts is not None and golden is not None and not faults:  # else they would repeat it
+        faults += _model_misfits(spec, facts, len(files[MODEL])) or [
+            f"{GOLDEN}: {fault}" for fault in golden_vectors.faults(golden, spec, facts)]
     return spec, golden, faults
 
 
@@ -173,6 +171,11 @@ def _model_misfits(spec: ModelSpec, facts: ModelFacts, size: int) -> list[str]:
         elif (tensor.dtype, *tensor.shape) != (graph[tensor.name].dtype, *graph[tensor.name].dims[1:]):
             found.append(f"inputs: {tensor.name!r} is {tensor.dtype}{list(tensor.shape)}, in {MODEL} "
                          f"{graph[tensor.name].dtype}{list(graph[tensor.name].dims[1:])} after the batch")
+    rows = spec.rows(1, 1)
+    if {name: len(shape) for name, shape in rows.items()} != {t.name: len(t.dims) - 1 for t in facts.inputs}:
+        wanted = ", ".join(f"{name} of {len(shape)} dimensions" for name, shape in rows.items())
+        found.append(f"kind {spec.kind!r} feeds {wanted} after the batch, {MODEL} has "
+                     f"{', '.join(f'{t.name}{list(t.dims[1:])}' for t in facts.inputs) or 'no inputs'}")
     outputs = {tensor.name: tensor for tensor in facts.outputs}
     for key, name in (("score", spec.outputs.score), ("contributions", spec.outputs.contributions)):
         if name is not None and name not in outputs:

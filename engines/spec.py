@@ -176,7 +176,20 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
             if value % samples_per_frame:
                 frame = f"{samples_per_frame} samples per frame"
                 found.append(f"{frame} do not divide window.{key} = {value} samples of {self.name}")
-        return found
+        return found or self._other_shapes(channels, samples_per_frame)
+
+    def rows(self, channels: int, samples_per_frame: int) -> dict[str, tuple[int, ...]]:
+        """Return the inputs that a row of an asset has, and their shapes."""
+        if self.window is not None:  # as frames hold them: (frames, channels, samples)
+            return {"x": (self.window.size // samples_per_frame, channels, samples_per_frame)}
+        return {"z": (channels,), "center": (channels,), "whitening": (channels, channels), "limit": ()}
+
+    def _other_shapes(self, channels: int, samples_per_frame: int) -> list[str]:
+        rows = self.rows(channels, samples_per_frame)
+        return [f"its rows have {t.name}{list(rows[t.name])}, {self.name} takes {t.name}{list(t.shape)}"
+                for t in self.inputs if t.name in rows and any(
+                    isinstance(want, int) and want != got
+                    for want, got in zip(t.shape, rows[t.name], strict=False))]
 
     def _foreign(self, rate_hz: float | None, units: Iterable[str]) -> list[str]:
         found, match = [], self.match

@@ -41,14 +41,19 @@ def bundle(folder: Path, model: bytes, *, rows: Mapping[str, np.ndarray] | None 
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = facts_of(model)
-    table: dict[str, object] = {**PASSPORT_OF_TESTS, "inputs": [
+    table: dict[str, object] = {"inputs": [
         {"name": t.name, "dtype": t.dtype, "shape": list(t.dims[1:]), "unit": "1", "meaning": "for tests"}
         for t in facts.inputs]}  # fmt: skip
-    table = {key: value for key, value in {**table, **changes}.items() if value is not None}
+    table = passport(**{**table, **changes})
     threshold, score = table.get("threshold", 1.0), dict(table.get("outputs") or {}).get("score", "score")
     golden = golden_of(model, threshold, score, samples, rows) if facts.inputs else b""
     called = {key: table[key] for key in ("name", "version") if table.get(key) and allowed(key, str(table[key]))}
     return write(folder, {MODEL: model, PASSPORT: toml(table).encode(), GOLDEN: golden}, **called)
+
+
+def passport(**changes: object) -> dict[str, object]:
+    """Return the table of a model.toml. changes: its keys; None takes a key out."""
+    return {key: value for key, value in {**PASSPORT_OF_TESTS, **changes}.items() if value is not None}
 
 
 def write(folder: Path, files: dict[str, bytes], name: str = "made", version: str = "1.0.0") -> Path:

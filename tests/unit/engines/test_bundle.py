@@ -1,6 +1,7 @@
 """Bundles: what is read, what is refused, and what a state hash depends on."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from engines import BundleError, load_bundle, shipped_bundles
 from engines.bundle import MAX_MODEL_BYTES
+from engines.spec import read_spec
 from engines.wire import read_model
 from tests import models
 
@@ -171,15 +173,20 @@ def test_state_hash_is_twelve_hex_digits_and_ignores_what_does_not_shape_state(t
 
 
 def test_state_hash_differs_when_layout_window_recursion_or_recipe_differ(tmp_path):
-    def hashes(name: str, **changes: object) -> set[str]:
-        bundle = models.load(models.bundle(tmp_path / name, models.dense(), **changes))
+    made = models.load(models.bundle(tmp_path, models.dense()))
+
+    def hashes(**changes: object) -> set[str]:
+        spec, faults = read_spec(models.toml(models.passport(**changes)).encode())
+        assert spec is not None
+        assert not faults
+        bundle = replace(made, spec=spec)
         return {bundle.state_hash(channels, samples) for channels in (4, 5) for samples in (2, 4)}
 
     kinds = [
-        hashes("w"), hashes("w2", window={"size": 64, "hop": 16}), hashes("w3", window={"size": 32, "hop": 32}),
-        hashes("m", **MEWMA), hashes("m2", **{**MEWMA, "mewma": {"smoothing": 0.3}}),
-        hashes("m3", **{**MEWMA, "mewma": {"smoothing": 0.2, "exceedance": 1e-4}}),
-        hashes("m4", **{**MEWMA, "mewma": {"smoothing": 0.2, "slow_quantities": ["temperature"]}}),
+        hashes(), hashes(window={"size": 64, "hop": 16}), hashes(window={"size": 32, "hop": 32}),
+        hashes(**MEWMA), hashes(**{**MEWMA, "mewma": {"smoothing": 0.3}}),
+        hashes(**{**MEWMA, "mewma": {"smoothing": 0.2, "exceedance": 1e-4}}),
+        hashes(**{**MEWMA, "mewma": {"smoothing": 0.2, "slow_quantities": ["temperature"]}}),
     ]  # fmt: skip
     assert len(set().union(*kinds)) == 4 * len(kinds)
 
