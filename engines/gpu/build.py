@@ -19,8 +19,9 @@ from pathlib import Path
 from engines.base import EngineError
 from engines.bundle import Bundle
 from engines.gpu.pipe import Answer, Request
-from engines.gpu.plan import BuildReport, BuildSpec, DeviceId
+from engines.gpu.plan import BuildReport, BuildSpec, DeviceId, EngineKey, Named
 from engines.gpu.report import RIM, one_line
+from engines.gpu.store import Missing, PlanStore
 from engines.wire import read_model
 
 # How often memory, time and `stop` are looked at: a build allocates well under 1 GiB in it.
@@ -71,6 +72,38 @@ def build_plan(
         raise EngineError(f"the builder of {bundle.spec.name} cannot be started: {error}") from error
     _check(bundle, plan, report)
     return plan, report
+
+
+@dataclass(frozen=True, slots=True)
+class Obtained:
+    """A plan that may be deserialised. missing: why it was built; None: it was stored. unkept: why it is not now."""
+
+    plan: bytes
+    report: BuildReport
+    missing: Missing | None = None
+    unkept: str = ""
+
+
+def obtain(
+    store: PlanStore, bundle: Bundle, spec: BuildSpec, flavour: Named, device: DeviceId,
+    limits: BuildLimits = BuildLimits(),  # noqa: B008  (frozen)
+    on_line: Callable[[str], None] = lambda line: None, *, stop: Callable[[], bool] = lambda: False,
+) -> Obtained:  # fmt: skip
+    """Return the plan of a bundle from the store, or build and keep it; of several who ask at once one builds.
+
+    Blocks the calling thread, as `build_plan` does. Raises EngineError.
+    """
+    key = EngineKey.of(bundle.sha256, spec, flavour, device)
+    kept = store.get(key)
+    if isinstance(kept, Missing):
+        with store.building(stop) as alone:
+            # What another made meanwhile; `kept` stays the reason why this one builds.
+            other = store.get(key) if alone else kept
+            if isinstance(other, Missing):
+                plan, report = build_plan(bundle, spec, flavour.name, device, limits, on_line, stop=stop)
+                return Obtained(plan, report, kept, store.put(key, plan, report))
+            kept = other
+    return Obtained(kept.plan, kept.report)
 
 
 def _run(
