@@ -142,8 +142,8 @@ def sign(raw: bytes, pem: bytes, key_id: str) -> Signature:
 
     try:
         key = load_pem_private_key(pem, password=None)
-    except (TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
-        raise ValueError(f"the key cannot be read: {error}") from error
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
+        raise ValueError(f"no private key in PEM, or an encrypted one: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("the key is not an Ed25519 key; `kizashi models keygen` makes one")
     return Signature(key_id, key.sign(raw).hex())

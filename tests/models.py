@@ -16,6 +16,7 @@ from engines.golden import encode, make_golden, toward_limit
 from engines.manifest import Manifest
 from engines.manifest import encode as encode_manifest
 from engines.onnx_cpu import OnnxCpu
+from engines.spec import read_spec
 from engines.wire import ModelFacts, read_model
 
 CARD = {key: "for tests" for key in ("purpose", "protocol", "figures", "limits", "failures")}
@@ -54,6 +55,14 @@ def bundle(folder: Path, model: bytes, *, rows: Mapping[str, np.ndarray] | None 
 def passport(**changes: object) -> dict[str, object]:
     """Return the table of a model.toml. changes: its keys; None takes a key out."""
     return {key: value for key, value in {**PASSPORT_OF_TESTS, **changes}.items() if value is not None}
+
+
+def spec(**changes: object) -> ModelSpec:
+    """Return the passport that such a model.toml makes."""
+    read, faults = read_spec(toml(passport(**changes)).encode())
+    assert read is not None
+    assert not faults
+    return read
 
 
 def write(folder: Path, files: dict[str, bytes], name: str = "made", version: str = "1.0.0") -> Path:

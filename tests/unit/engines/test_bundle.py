@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from engines import BundleError, load_bundle, shipped_bundles
 from engines.bundle import MAX_MODEL_BYTES
-from engines.spec import read_spec
 from engines.wire import read_model
 from tests import models
 
@@ -176,10 +175,7 @@ def test_state_hash_differs_when_layout_window_recursion_or_recipe_differ(tmp_pa
     made = models.load(models.bundle(tmp_path, models.dense()))
 
     def hashes(**changes: object) -> set[str]:
-        spec, faults = read_spec(models.toml(models.passport(**changes)).encode())
-        assert spec is not None
-        assert not faults
-        bundle = replace(made, spec=spec)
+        bundle = replace(made, spec=models.spec(**changes))
         return {bundle.state_hash(channels, samples) for channels in (4, 5) for samples in (2, 4)}
 
     kinds = [

@@ -1,0 +1,119 @@
+"""Golden vectors: their file, what of them does not fit a model, and rows that are made to be near its limit."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines import BundleError
+from engines.archive import read_files
+from engines.golden import Golden, GoldenCase, decode, encode, make_golden, toward_limit
+from engines.onnx_cpu import OnnxCpu
+from tests import models
+
+F4 = np.arange(6, dtype="f4").reshape(3, 2)
+
+
+def case(**fields: object) -> GoldenCase:
+    return replace(GoldenCase("c", {"x": F4}, {"score": np.ones(3, "f8")}, (0, 2)), **fields)
+
+
+def written(**changes: object) -> bytes:
+    """Encode one case with fields of its document changed."""
+    document = msgspec.msgpack.decode(encode(Golden((case(),))))
+    document["cases"][0].update(changes)
+    return msgspec.msgpack.encode(document)
+
+
+def of_golden(folder, golden: bytes) -> list[str]:
+    files = read_files(models.bundle(folder, models.dense()))
+    del files["manifest.json"]
+    with pytest.raises(BundleError) as raised:
+        models.load(models.write(folder, {**files, "golden.msgpack": golden}))
+    return raised.value.faults
+
+
+@settings(max_examples=100, deadline=None)
+@given(dtype=st.sampled_from(["f2", "f4", "f8", "i4", "i8", "u1", "b1"]), rows=st.integers(1, 5),
+       shape=st.lists(st.integers(0, 3), max_size=3), seed=st.integers(0, 99))
+def test_arrays_come_back_as_they_were(dtype, rows, shape, seed):
+    array = np.random.default_rng(seed).integers(0, 2, (rows, *shape)).astype(dtype)
+    (back,) = decode(encode(Golden((GoldenCase("c", {"x": array}, {"score": array}),)))).cases
+    assert back.inputs["x"].dtype == array.dtype
+    np.testing.assert_array_equal(back.inputs["x"], array)
+    assert not back.inputs["x"].flags.writeable
+    assert (back.starts, back.rows) == ((0,), rows)
+
+
+def test_same_vectors_have_the_same_bytes_whatever_their_memory():
+    assert encode(Golden((case(),))) == encode(Golden((case(inputs={"x": np.asfortranarray(F4)}),)))
+
+
+@pytest.mark.parametrize(("data", "fault"), [
+    (b"", "Input data was truncated"),
+    (b"\x80", "Object missing required field `cases`"),
+    (b"\x80\x04\x95" + bytes(99), "Object missing required field `cases`"),  # a pickle
+    (written(starts=[]), "Expected `array` of length >= 1"),
+    (written(starts=[1]), "c: starts must rise from 0 to below its 3 rows"),
+    (written(starts=[0, 2, 2]), "c: starts must rise"),
+    (written(starts=[0, 3]), "c: starts must rise"),
+    (written(more=1), "Object contains unknown field `more`"),
+    (written(inputs={"x": {"dtype": "O", "shape": [3], "data": bytes(24)}}), "Invalid enum value 'O'"),
+    (written(inputs={"x": {"dtype": "f4", "shape": [3, 2], "data": bytes(23)}}), "c: x: 23 bytes are not f4[3, 2]"),
+    (written(inputs={"x": {"dtype": "f4", "shape": [-1], "data": b""}}), "Expected `int` >= 0"),
+    (written(inputs={"x": {"dtype": "f4", "shape": [], "data": bytes(4)}}), "Expected `array` of length >= 1"),
+    (written(inputs={"x": {"dtype": "f4", "shape": [2], "data": bytes(8)}}), "c: rows differ: {'x': 2, 'score': 3}"),
+    (written(inputs={}), "Expected `object` of length"),
+])  # fmt: skip
+def test_file_that_is_none_is_refused(tmp_path, data, fault):
+    (only,) = of_golden(tmp_path, data)
+    assert only.startswith(f"golden.msgpack: {fault}")
+
+
+def rows_of(n: int = 256, **fields: object) -> Golden:
+    x = np.zeros((n, 1, 4, 32), "f4")
+    return Golden((replace(GoldenCase("c", {"x": x}, {"score": np.ones(n, "f4")}), **fields),))
+
+
+@pytest.mark.parametrize(("golden", "fault"), [
+    (rows_of(255), "255 rows; 256 to 65536 are wanted"),
+    (rows_of(outputs={"score": np.where(np.arange(256) < 51, 1.0, 2.0).astype("f4")}),
+     "51 of 256 rows have a score within 10% of the limit 1, at least 20% are wanted"),
+    (rows_of(inputs={"y": np.zeros((256, 1, 4, 32), "f4")}), "c: has y, the model x"),
+    (rows_of(outputs={}), "Expected `object`"),
+    (rows_of(outputs={"score": np.ones(256, "f4"), "b": np.ones(256, "f4")}), "c: has b, score, the model score"),
+    (rows_of(inputs={"x": np.zeros((256, 1, 5, 32), "f4")}), "c: x is float32[256, 1, 5, 32], the model has f4['n', "),
+    (rows_of(inputs={"x": np.zeros((256, 4, 32), "f4")}), "c: x is float32[256, 4, 32], the model has"),
+    (rows_of(inputs={"x": np.zeros((256, 1, 4, 32), "f8")}), "c: x is float64[256, 1, 4, 32], the model has"),
+    (rows_of(outputs={"score": np.full(256, np.nan, "f4")}), "c: score holds NaN or infinite values"),
+    (rows_of(inputs={"x": np.full((256, 1, 4, 32), np.inf, "f4")}), "c: x holds NaN or infinite values"),
+])  # fmt: skip
+def test_vectors_that_do_not_fit_or_are_too_few_are_refused(tmp_path, golden, fault):
+    (only,) = of_golden(tmp_path, encode(golden))
+    assert only.startswith(f"golden.msgpack: {fault}")
+
+
+def test_fifty_two_of_256_rows_near_the_limit_are_enough(tmp_path):
+    files = read_files(models.bundle(tmp_path, models.dense()))
+    del files["manifest.json"]
+    scores = np.where(np.arange(256) < 52, 0.91, 2.0).astype("f4")
+    golden = encode(rows_of(outputs={"score": scores}))
+    assert models.load(models.write(tmp_path, {**files, "golden.msgpack": golden})).golden.rows == 256
+
+
+def test_rows_are_scaled_to_the_scores_that_are_wanted(tmp_path):
+    engine = OnnxCpu(models.load(models.bundle(tmp_path, models.dense(), threshold=4.0)))
+    wanted = np.linspace(3.0, 5.0, 50)
+    rows = toward_limit(engine, "score", {"x": np.random.default_rng(0).normal(size=(50, 2, 4, 16)).astype("f4")}, "x",
+                        wanted)
+    golden = make_golden(engine, [("c", rows, (0, 25))])
+    np.testing.assert_allclose(golden.cases[0].outputs["score"], wanted, rtol=1e-4)
+    assert golden.cases[0].starts == (0, 25)
+
+
+def test_array_that_no_engine_takes_is_not_written():
+    with pytest.raises(ValueError, match="dtype complex128 is none of"):
+        encode(Golden((case(inputs={"x": np.zeros(3, complex)}),)))
