@@ -126,26 +126,31 @@ class Maker:
     sets: int
     budget_bytes: int
     pinned_bytes: int = 0
+    making: Layout | None = None
 
     def layout(self, specs: Sequence[TensorSpec], shapes: tuple[tuple[int, ...], ...], plan: PlanEngine) -> Layout:
-        """Allocate for `plan`, run every bucket once and capture it. On any error nothing stays behind."""
+        """Allocate for `plan`, run every bucket once and capture it. After any error `undo` takes it back."""
         rows = self.buckets[-1]
         inputs = Block.of([(s.name, s.dtype, shape) for s, shape in zip(specs, shapes, strict=True)], rows)
         outputs = Block.of([(t.name, t.dtype, _row(t)) for t in plan.tensors if not t.is_input], rows)
         layout = Layout(shapes, plan, inputs, outputs, [], Pool(), [])
         layout._free.append(plan.close)
-        try:
-            for lane in self.lanes:
-                layout.slots.append(self._slot(layout, lane))
-            for index in range(len(self.lanes), len(self.lanes) + self.sets):
-                if self.pinned_bytes + inputs.nbytes > self.budget_bytes:
-                    break
-                layout.pool.free.append(self._set(layout, index))
-            self._warm(layout)
-        except BaseException:
-            layout.close()
-            raise
+        self.making = layout
+        for lane in self.lanes:
+            layout.slots.append(self._slot(layout, lane))
+        for index in range(len(self.lanes), len(self.lanes) + self.sets):
+            if self.pinned_bytes + inputs.nbytes > self.budget_bytes:
+                break
+            layout.pool.free.append(self._set(layout, index))
+        self._warm(layout)
+        self.making = None
         return layout
+
+    def undo(self) -> None:
+        """Free what a layout that could not be finished has taken. Not after a sticky error: frees fail then."""
+        if self.making is not None:
+            self.making.close()
+        self.making = None
 
     def _slot(self, layout: Layout, lane: Lane) -> Slot:
         own, path = self._set(layout, len(layout.slots)), self.path

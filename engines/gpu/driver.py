@@ -134,7 +134,27 @@ class _Process:
     orphans: list[tuple[Pinned, Any]] = field(default_factory=list)
 
 
+class _Pushed:
+    """How often the context is pushed on one thread; pops what is left when the thread ends.
+
+    PyCUDA aborts the process when a thread ends with a pushed context: an engine whose owner died of an error would
+    take the whole worker with it.
+    """
+
+    __slots__ = ("count", "pop")
+
+    def __init__(self) -> None:
+        self.count, self.pop = 0, _pycuda().Context.pop
+
+    def __del__(self) -> None:
+        while self.count:
+            self.count -= 1
+            with suppress(Exception):
+                self.pop()
+
+
 _process = _Process()
+_thread = threading.local()
 
 
 def probe(index: int = 0) -> DeviceInfo:
@@ -182,7 +202,10 @@ class PyCudaDriver:
                 if _process.context is None:
                     _process.context = self._cuda.Device(self._index).retain_primary_context()
                     atexit.register(_detach_quietly)
+            if not hasattr(_thread, "pushed"):
+                _thread.pushed = _Pushed()
             _process.context.push()
+            _thread.pushed.count += 1
         except self._cuda.Error as error:
             raise EngineError(f"{self.info.name}: no context: {error}; {CPU_SETTING}") from error
         self._thread = threading.get_ident()
@@ -224,10 +247,13 @@ class PyCudaDriver:
         self._thread = None
         if _process.dead is None:
             self._sweep()
+            _thread.pushed.count -= 1
             self._cuda.Context.pop()
         else:
-            # A detached context makes PyCUDA's destructors silent; to pop the dead one could fail and abort.
+            # A detached context makes PyCUDA's destructors silent; asking for the current one drops it from the stack.
+            _thread.pushed.count = 0
             _detach_quietly()
+            self._cuda.Context.get_current()
 
     def _sweep(self) -> None:
         """Free what was lent out when its session closed and has come back since."""

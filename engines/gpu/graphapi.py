@@ -45,7 +45,10 @@ class GraphApi:
     def end(self, stream: int) -> int:
         """End the capture and return a graph that can be launched."""
         graph, ready = c_void_p(), c_void_p()
-        self._call("cuStreamEndCapture", stream, byref(graph))
+        code = self._lib.cuStreamEndCapture(stream, byref(graph))
+        if code:
+            self.abandon(stream)
+            self.check(code, "cuStreamEndCapture")
         try:
             self._call("cuGraphInstantiateWithFlags", byref(ready), graph, 0)
         finally:
@@ -53,7 +56,7 @@ class GraphApi:
         return ready.value or 0
 
     def abandon(self, stream: int) -> None:
-        """End a capture that went wrong; the stream is usable again."""
+        """End a capture that went wrong, if it goes on: the stream is usable again."""
         graph = c_void_p()
         if self._lib.cuStreamEndCapture(stream, byref(graph)) == 0 and graph.value:
             self._lib.cuGraphDestroy(graph)

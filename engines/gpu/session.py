@@ -240,7 +240,7 @@ class TensorRtEngine:
             self._staged.clear()
             self._layouts.clear()
             self._lanes.clear()
-            self._maker.lanes = ()
+            self._maker.lanes, self._maker.making = (), None
             self._driver.close()
 
     def _free(self) -> None:
@@ -248,6 +248,7 @@ class TensorRtEngine:
         while self._flying:
             with suppress(*self._errors):
                 self._flying.popleft().slot.event.synchronize()
+        self._maker.undo()
         for layout in self._layouts.values():
             layout.close()
 
@@ -299,7 +300,10 @@ class TensorRtEngine:
             agree(self.inputs, self.outputs, plan, dict(zip(self._names, shapes, strict=True)))
             made = self._maker.layout(self.inputs, shapes, plan)
         except self._errors as error:
-            raise self._fault(error, doing, None) from error
+            fault = self._fault(error, doing, None)
+            if self._lost is None:
+                self._maker.undo()
+            raise fault from error
         self._layouts[shapes] = made
         for staged in made.sets:
             self._staged[staged.addresses[0]] = made, staged
