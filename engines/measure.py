@@ -173,7 +173,8 @@ def _loaded(engine: Pipelined, views: list[dict[str, Array]], n: int, rounds: in
 def _picks(source: dict[str, Array], n: int, rounds: int) -> NDArray[Any]:
     """Choose rows as a ring gives them: neighbours, from another place in each round."""
     have = len(next(iter(source.values())))
-    return (np.arange(n) + np.arange(rounds)[:, None] * 7) % have
+    places = max(rounds, _WARM_ROUNDS)  # warm rounds count from the end
+    return (np.arange(n) + np.arange(places)[:, None] * 7) % have
 
 
 def _unpack(outputs: Arrays) -> dict[str, Array]:
