@@ -7,7 +7,10 @@ from engines.base import Array, Arrays, EngineError
 from engines.bundle import Bundle
 from engines.signature import Signature
 
-_DTYPES = {"tensor(float)": "f4", "tensor(double)": "f8", "tensor(int64)": "i8", "tensor(int32)": "i4"}
+_DTYPES = {
+    "tensor(float)": "f4", "tensor(double)": "f8", "tensor(int64)": "i8", "tensor(int32)": "i4",
+    "tensor(uint8)": "u1", "tensor(bool)": "b1",
+}  # fmt: skip
 # Everything that ONNX Runtime raises by its status codes; each derives from Exception directly.
 _FAILURES = (
     ort_state.Fail, ort_state.InvalidArgument, ort_state.RuntimeException, ort_state.InvalidGraph,

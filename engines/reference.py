@@ -19,7 +19,8 @@ from engines.signature import Signature
 _MIN_OPSET, _MAX_OPSET = 13, 20
 _DTYPES = {
     onnx.TensorProto.FLOAT: "f4", onnx.TensorProto.DOUBLE: "f8",
-    onnx.TensorProto.INT32: "i4", onnx.TensorProto.INT64: "i8", onnx.TensorProto.BOOL: "b1",
+    onnx.TensorProto.INT32: "i4", onnx.TensorProto.INT64: "i8", onnx.TensorProto.UINT8: "u1",
+    onnx.TensorProto.BOOL: "b1",
 }  # fmt: skip
 Attributes = dict[str, Any]
 
@@ -116,6 +117,34 @@ def _gemm(x: list[Array], a: Attributes) -> Array:
     return product + x[2] * x[0].dtype.type(a.get("beta", 1.0)) if len(x) > 2 else product
 
 
+def _conv(x: list[Array], a: Attributes) -> Array:
+    """Convolve over one axis, (n, channels, length), as a sum over windows of the input."""
+    kernel, stride, dilation = x[1].shape[2:], a.get("strides", [1])[0], a.get("dilations", [1])[0]
+    if len(kernel) != 1 or a.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise ValueError("Conv is known over one axis, with pads given as numbers")
+    padded = np.pad(x[0], ((0, 0), (0, 0), tuple(a.get("pads", [0, 0]))))
+    span = dilation * (kernel[0] - 1) + 1
+    windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=2)[:, :, ::stride, ::dilation]
+    groups = a.get("group", 1)
+    parts = zip(np.split(windows, groups, axis=1), np.split(x[1], groups), strict=True)
+    made = np.concatenate([np.einsum("nctk,fck->nft", w, f) for w, f in parts], axis=1)
+    return np.asarray(made + x[2][:, None] if len(x) > 2 else made, x[0].dtype)
+
+
+def _slice(x: list[Array], a: Attributes) -> Array:
+    axes = x[3] if len(x) > 3 else range(len(x[1]))
+    steps = x[4] if len(x) > 4 else [1] * len(x[1])
+    cut = [slice(None)] * x[0].ndim
+    for axis, start, end, step in zip(axes, x[1], x[2], steps, strict=True):
+        cut[axis] = slice(int(start), int(end), int(step))
+    return x[0][tuple(cut)]
+
+
+def _softmax(x: list[Array], a: Attributes) -> Array:
+    powers = np.exp(x[0] - x[0].max(axis=a.get("axis", -1), keepdims=True))
+    return np.asarray(powers / powers.sum(axis=a.get("axis", -1), keepdims=True))
+
+
 def _unsqueeze(x: list[Array], a: Attributes) -> Array:
     return np.expand_dims(x[0], _axes(x, a) or ())
 
@@ -126,19 +155,35 @@ OPERATORS: dict[str, Callable[[list[Array], Attributes], Array]] = {
     "Sub": lambda x, _: x[0] - x[1],
     "Mul": lambda x, _: x[0] * x[1],
     "Div": lambda x, _: x[0] / x[1],
+    "Pow": lambda x, _: np.power(x[0], x[1]).astype(x[0].dtype),
     "Max": lambda x, _: reduce(np.maximum, x),
+    "Min": lambda x, _: reduce(np.minimum, x),
     "Clip": lambda x, _: np.clip(x[0], *x[1:]),
     "Abs": lambda x, _: np.abs(x[0]),
+    "Neg": lambda x, _: -x[0],
+    "Sqrt": lambda x, _: np.sqrt(x[0]),
+    "Exp": lambda x, _: np.exp(x[0]),
+    "Log": lambda x, _: np.log(x[0]),
     "Relu": lambda x, _: np.maximum(x[0], 0),
+    "Sigmoid": lambda x, _: 1 / (1 + np.exp(-x[0])),
+    "Tanh": lambda x, _: np.tanh(x[0]),
+    "Softmax": _softmax,
+    "Identity": lambda x, _: x[0],
     "Cast": lambda x, a: x[0].astype(_DTYPES[a["to"]]),
     "MatMul": lambda x, _: x[0] @ x[1],
     "Gemm": _gemm,
+    "Conv": _conv,
+    "Concat": lambda x, a: np.concatenate(x, axis=a["axis"]),
+    "Slice": _slice,
     "Gather": lambda x, a: np.take(x[0], x[1], axis=a.get("axis", 0)),
     "Greater": lambda x, _: x[0] > x[1],
+    "Less": lambda x, _: x[0] < x[1],
+    "LessOrEqual": lambda x, _: x[0] <= x[1],
     "Where": lambda x, _: np.where(x[0], x[1], x[2]),
     "ReduceSum": _reduce(np.sum),
     "ReduceMean": _reduce(np.mean),
     "ReduceMax": _reduce(np.max),
+    "ReduceMin": _reduce(np.min),
     "Reshape": _reshape,
     "Transpose": lambda x, a: np.transpose(x[0], a.get("perm")),
     "Unsqueeze": _unsqueeze,
