@@ -20,7 +20,7 @@ from engines.base import EngineError
 from engines.bundle import Bundle
 from engines.gpu.pipe import Answer, Request
 from engines.gpu.plan import BuildReport, BuildSpec, DeviceId, EngineKey, Named
-from engines.gpu.report import RIM, one_line
+from engines.gpu.report import RIM
 from engines.gpu.store import Missing, PlanStore
 from engines.wire import read_model
 
@@ -133,8 +133,8 @@ def _run(
     if answer.error is not None:
         raise EngineError(answer.error)
     if code or answer.plan is None or answer.report is None:
-        last = one_line(words.decode("utf-8", "replace")) or "nothing"
-        raise EngineError(f"the builder ended with {_ending(code)} and no answer; its last words: {last[-300:]}")
+        last = " ".join(words.decode("utf-8", "replace").split())[-300:] or "none"
+        raise EngineError(f"the builder ended with {_ending(code)} and no answer; its last words: {last}")
     return answer.plan, answer.report
 
 
