@@ -6,6 +6,7 @@ only then what they say. Each file is read once and handed on as bytes: what was
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def available(folder: Path | None) -> list[Candidate]:
     """List the bundles of `folder` (folders and .zip in it, by name), then the shipped ones. Raises OSError."""
     found = []
     for path in sorted(folder.iterdir()) if folder is not None else ():
-        if not path.name.startswith(".") and ((path.is_dir() and _is_bundle(path)) or _is_zip(path)):
+        if _is_one(path):
             found.append(_candidate(path, False))
     return found + [_candidate(path, True) for path in shipped_bundles().values()]
 
@@ -197,12 +198,15 @@ def _tensor_fault(tensor: TensorFacts) -> str:
     return ""
 
 
-def _is_bundle(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (MANIFEST, PASSPORT, MODEL))
-
-
-def _is_zip(path: Path) -> bool:
-    return path.suffix == ".zip" and path.is_file()
+def _is_one(path: Path) -> bool:
+    if path.name.startswith("."):  # a part that is being written, or a file system's own
+        return False
+    try:
+        if path.is_dir():
+            return any((path / name).exists() for name in (MANIFEST, PASSPORT, MODEL))
+        return path.suffix == ".zip" and path.is_file()
+    except OSError:  # it may not be looked into: it is listed with that as its fault
+        return True
 
 
 def _candidate(path: Path, shipped: bool) -> Candidate:
@@ -218,10 +222,8 @@ def _candidate(path: Path, shipped: bool) -> Candidate:
 def _mark(path: Path, manifest: bytes) -> str:
     """Hash what a file system says of the files, and the manifest: an edit changes one of them."""
     digest = hashlib.sha256(manifest)
-    for file in sorted(path.iterdir()) if path.is_dir() else (path,):
-        try:
+    with suppress(OSError):  # what vanishes meanwhile gives another mark next time
+        for file in sorted(path.iterdir()) if path.is_dir() else (path,):
             status = file.stat()
-        except OSError:
-            continue  # it vanished meanwhile: another mark next time
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from engines.manifest import Manifest, Signature, decode_signature
 
 #: Written by the recipes of the shipped bundles: name -> SHA-256 of its manifest.
 PINS = Path(__file__).parent / "bundles" / "pins.toml"
+_NOBODY = "nobody signed it"
 UNSIGNED = 'sign it (`kizashi models sign`) with a key of models.trusted_keys, or set models.allow_unsigned = true'
 
 
@@ -88,7 +89,7 @@ def _voucher(
         return Trust("pinned"), []
     if signature is None:
         edited = manifest.name in _pins()
-        return Trust("unsigned", why="it is not the shipped one, and nobody signed it" if edited else "unsigned"), []
+        return Trust("unsigned", why="it is not the shipped one, and nobody signed it" if edited else _NOBODY), []
     try:
         signed = decode_signature(signature)
     except ValueError as error:

@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,5 +46,13 @@ def _routes(routes: tuple[Route, ...]) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, Section):
+        return _value(value.model_dump(exclude_none=True))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, datetime):
+        return value.isoformat()
     # TOML writes text, numbers and booleans as JSON does.
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)

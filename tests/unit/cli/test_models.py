@@ -56,8 +56,8 @@ def test_check_of_a_bundle_that_nobody_vouches_for_says_so_and_all_the_rest(here
     folder = models.bundle(here / "models" / "a", models.dense())
     code, out, _ = run(capsys, "check", folder, "--rounds", 5)
     assert code == 4
-    assert "FAULT: is not trusted: unsigned; sign it" in out
-    assert "UNSIGNED: unsigned" in out
+    assert "FAULT: is not trusted: nobody signed it; sign it" in out
+    assert "UNSIGNED: nobody signed it" in out
     assert "parity ok on 256 rows" in out
     assert out.endswith("1 checked, 1 not in order\n")
     assert run(capsys, "check", folder, "--rounds", 5, "--set", "models.allow_unsigned=true")[0] == 0
@@ -199,7 +199,7 @@ def test_rollback_is_recorded_and_keeps_newer_versions_from_serving(here, capsys
     (("anomaly-mewma", "--to", "0.9.0"), "no version 0.9.0 of bundle 'anomaly-mewma', there are: 1.0.0. Put it into"),
     (("nothing", "--to", "1.0.0"), "no version 1.0.0 of bundle 'nothing', there are: none"),
     (("anomaly-mewma", "--to", "1.0.0"), "1.0.0 is the highest version of bundle 'anomaly-mewma' here"),
-    (("made", "--to", "1.0.0"), "not rolled back, 1.0.0 could not serve: is not trusted: unsigned"),
+    (("made", "--to", "1.0.0"), "not rolled back, 1.0.0 could not serve: is not trusted: nobody signed it"),
 ])  # fmt: skip
 def test_rollback_refuses_what_could_not_serve(here, capsys, args, text):
     for version in ("1.0.0", "1.1.0"):

@@ -112,7 +112,7 @@ def test_signature_file_that_is_none_is_refused_even_where_unsigned_is_allowed(t
 def test_unsigned_bundle_needs_leave_and_says_so(tmp_path):
     folder = models.bundle(tmp_path, models.dense())
     assert "or set models.allow_unsigned = true" in fault(folder, TrustPolicy((key(),)))
-    assert load_bundle(folder, TrustPolicy(allow_unsigned=True)).trust == Trust("unsigned", None, "unsigned")
+    assert load_bundle(folder, TrustPolicy(allow_unsigned=True)).trust == Trust("unsigned", None, "nobody signed it")
 
 
 @pytest.mark.parametrize(("least", "served"), [("1.0.0", True), ("0.9.99", True), ("1.0.1", False), ("1.10.0", False)])
