@@ -14,16 +14,17 @@ from pipeline.seating import Route
 from schemas.topics import TELEMETRY
 
 
-def bundles_of(settings: Settings, refused: list[str] | None = None) -> dict[str, Bundle]:
+def bundles_of(settings: Settings, refused: list[str] | None = None, *, resume: bool = False) -> dict[str, Bundle]:
     """Load the bundles that the routes name: of each the highest version that is in order and may serve.
 
-    refused: gets why better versions were passed over. Raises ModelError with all faults.
+    refused: gets why better versions were passed over. resume: the version that served last goes before.
+    Raises ModelError with all faults.
     """
     offers, record, policy = candidates(settings), read_record(settings), trust_policy(settings)
     faults, bundles = [], {}
     for name in sorted({route.bundle for route in settings.routes}):
         try:
-            bundles[name] = load_best(name, offers, record, policy, refused)
+            bundles[name] = load_best(name, offers, record, policy, refused, resume=resume)
         except ModelError as error:
             faults.append(str(error))
     if faults:

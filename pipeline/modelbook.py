@@ -116,14 +116,19 @@ def pick(name: str, offers: Sequence[Candidate], record: Record) -> Path:
 
 
 def load_best(
-    name: str, offers: Sequence[Candidate], record: Record, policy: TrustPolicy, refused: list[str] | None = None
+    name: str, offers: Sequence[Candidate], record: Record, policy: TrustPolicy, refused: list[str] | None = None,
+    *, resume: bool = False,
 ) -> Bundle:
     """Load the best candidate that is in order. refused: gets why better ones were passed over.
 
-    Raises ModelError with the faults of all when none is.
+    resume: the version that served last comes first, so that a restart repeats what a crash cut off with the model
+    that did it; newer ones take over by a swap. Raises ModelError with the faults of all when none is in order.
     """
     faults = [f"bundle {c.path}: {c.fault}" for c in offers if c.name == name and c.fault]
-    for candidate in ranked(name, offers, record):
+    order = ranked(name, offers, record)
+    if resume:
+        order.sort(key=lambda c: c.version != record.active.get(name))
+    for candidate in order:
         try:
             bundle = load_bundle(candidate.path, policy)
             if bundle.spec.name != name or record.refuses(name, bundle.spec.version):

@@ -153,3 +153,16 @@ def test_best_bundle_in_order_is_loaded_and_better_ones_are_named(tmp_path):
 def test_folder_that_is_away_is_a_clear_error(tmp_path):
     with pytest.raises(ModelError, match=r"models\.folder .*nowhere cannot be read: No such file"):
         book.candidates(Settings(models=Models(folder=tmp_path / "nowhere")))
+
+
+def test_restart_resumes_the_version_that_served_and_newer_ones_wait_for_a_swap(tmp_path):
+    folder = tmp_path / "models"
+    for number in ("1.0.0", "1.1.0"):
+        models.bundle(folder / number, models.dense(), version=number)
+    settings = settings_of(tmp_path, folder=folder)
+    book.record_active(settings, "made", "1.0.0")
+    offers, record = book.candidates(settings), book.read_record(settings)
+    assert book.load_best("made", offers, record, models.UNSIGNED).spec.version == "1.1.0"
+    assert book.load_best("made", offers, record, models.UNSIGNED, resume=True).spec.version == "1.0.0"
+    (folder / "1.0.0" / "model.onnx").write_bytes(b"broken")
+    assert book.load_best("made", offers, record, models.UNSIGNED, resume=True).spec.version == "1.1.0"
