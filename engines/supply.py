@@ -1,5 +1,6 @@
 """Open the engine that was chosen (`engines.select`). The choice is explicit: nothing falls back in silence."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,14 @@ class EngineOptions:
     build_memory_mb: int = 4096
 
 
+def cache_folder(options: EngineOptions) -> Path:
+    """Return the folder of built engines."""
+    if options.cache is not None:
+        return options.cache
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "kizashi" / "engines"
+
+
 def open_engine(name: str, bundle: Bundle, options: EngineOptions = EngineOptions()) -> Engine:
     """Open engine `name` on the model of `bundle`, on the thread that is to own it.
 
@@ -47,6 +56,10 @@ def open_engine(name: str, bundle: Bundle, options: EngineOptions = EngineOption
                 from engines.reference import Reference
 
                 return Reference(bundle)
+            case "tensorrt" | "tensorrt_rtx":
+                from engines.gpu.provide import GpuSupply
+
+                return GpuSupply(name, bundle, options).open()
     except ImportError as error:
         raise EngineError(f"engine {name!r} cannot be loaded: {error}. Install it; {CPU_SETTING}.") from error
-    raise EngineError(f"engine {name!r} is unknown, there are {', '.join(ENGINES)}; {CPU_SETTING}.")
+    raise EngineError(f"engine {name!r} is unknown, there are {', '.join((*ENGINES, *GPU_ENGINES))}; {CPU_SETTING}.")

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import faust
@@ -12,15 +12,18 @@ from mode.supervisors import CrashingSupervisor
 
 from engines import Bundle, Engine
 from pipeline import broker
-from pipeline.assembly import bundles_of, flow_settings, open_engines, routes_of
+from pipeline.assembly import bundles_of, flow_settings, routes_of
 from pipeline.births import BirthBook
 from pipeline.broker import Follower, murmur2_partition
 from pipeline.custody import Custody
+from pipeline.enginethread import EngineThread
 from pipeline.errors import BrokerError, Fatal
+from pipeline.fitting import Fitter
+from pipeline.fleet import Fleet
 from pipeline.flow import Flow
-from pipeline.infer import EngineThread
 from pipeline.ops import heap, logs
 from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
+from pipeline.ops.events import Events
 from pipeline.ops.reach import BrokerWatch
 from pipeline.ops.server import OpsServer
 from pipeline.ops.settings import Settings
@@ -28,6 +31,7 @@ from pipeline.ops.topicplan import needed, pending, plan
 from pipeline.ops.watchdog import Watchdog
 from pipeline.publish import Publisher
 from pipeline.seating import Seating
+from pipeline.serving import Active, Engines, Limits, Serving
 from pipeline.store import Store
 from pipeline.telemetry import Telemetry
 from pipeline.transport import BatchTopic, TransportOptions, batch_consumer, bind
@@ -83,22 +87,32 @@ class Runtime:
     """Everything that a worker process holds, started in order and stopped in the reverse."""
 
     def __init__(self, settings: Settings, engines: Mapping[str, Engine] | None = None,
-                 bundles: Mapping[str, Bundle] | None = None) -> None:
-        """engines, bundles: instead of what the settings name (benchmarks)."""
+                 bundles: Mapping[str, Bundle] | None = None,
+                 fitter: Callable[[Settings, Events], Fitter] = Fitter) -> None:
+        """engines, bundles, fitter: instead of what the settings name (benchmarks, tests)."""
         self.settings = settings
         self.births = BirthBook()
         self.telemetry = telemetry = Telemetry.start(settings.worker.watchdog_s)
         self.metrics, self.events, self.health = telemetry.metrics, telemetry.events, telemetry.health
         self.bundles = dict(bundles) if bundles is not None else bundles_of(settings)
-        self.engines = dict(engines) if engines is not None else open_engines(settings, self.bundles)
+        self.fitter = fitter(settings, self.events) if engines is None else None
+        self.engines = self._open(engines)
         self.health.warm = True
         self.stop = asyncio.Event()
+        self.code = 0  # of an orderly stop
+        self.fleet: Fleet
         self.worker: Worker
         self.watchdog: Watchdog
         self.custody: Custody
         self.flow: Flow
         self.library: logs.LibraryHandler | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+
+    def _open(self, engines: Mapping[str, Engine] | None) -> dict[str, Engines]:
+        if self.fitter is not None:
+            return {name: self.fitter.engines(bundle) for name, bundle in self.bundles.items()}
+        return {name: given(self.bundles[name], engine, self.settings.batch.max_size)
+                for name, engine in (engines or {}).items()}
 
     async def main(self) -> int:
         """Run until a signal or a fault. Returns the exit code."""
@@ -126,24 +140,27 @@ class Runtime:
         await self._compare_topics(cfg, partitions)
         seats = Seating(self.bundles, routes_of(settings), self.births, settings.worker.max_assets,
                         lambda asset: murmur2_partition(asset.encode(), partitions))
-        self.flow = flow = Flow(flow_settings(settings), seats, {name: e.inputs for name, e in self.engines.items()})
+        limits = Limits(settings.engine.deadline_s, settings.engine.restart_after_s)
+        servings = {name: Serving(engines, self.telemetry, limits) for name, engines in self.engines.items()}
+        self.fleet = fleet = Fleet(servings, self.fitter)
+        self.flow = flow = Flow(flow_settings(settings), seats, {name: s.inputs for name, s in servings.items()},
+                                fleet.staging)
         # No linger: an alert should not wait for company, and in a flood what comes during a request is the next one.
         producer = await broker.make_producer(cfg, linger_ms=0)
         state_producer = await broker.make_producer(
             cfg, linger_ms=0, max_request_bytes=int(STATE.settings["max.message.bytes"]))
-        backend = settings.engine.name
         publisher = Publisher(
-            producer, settings.topics, backend=backend, stale_ms=round(settings.worker.stale_alert_s * 1000),
+            producer, settings.topics, served=fleet.headers, stale_ms=round(settings.worker.stale_alert_s * 1000),
             on_acked=lambda made_ms: self.metrics.alert_seconds.observe(max(0.0, time.time() - made_ms / 1000)),
             on_retry=lambda topic, error: self.events.emit("degraded", why=f"{topic} is tried again: {error!r}"))
-        threads = {name: EngineThread(engine, name) for name, engine in self.engines.items()}
         store = Store(cfg, settings.topics.name(STATE), settings.topics.name(TELEMETRY), settings.worker,
                       lambda error: self.events.emit("degraded", why=f"restoring is tried again: {error}"))
-        self.worker = worker = Worker(settings, flow, threads, publisher, self.telemetry)
+        self.worker = worker = Worker(settings, flow, servings, publisher, self.telemetry)
         self.custody = custody = Custody(settings, flow, worker, publisher, state_producer, store, partitions,
                                          self.telemetry)
-        for thread in threads.values():
-            thread.start()
+        for serving in servings.values():
+            serving.on_worn = self._wear_out
+        fleet.start(worker.restage)
         publisher.start()
         follower = Follower(cfg, settings.topics.name(ASSET), worker.on_birth)
         app = make_app(settings)
@@ -159,8 +176,8 @@ class Runtime:
                 await worker.on_batch(batch)
                 batch.ack()
 
-        self.events.emit("worker_started", partitions=partitions, bundles=sorted(self.bundles), engine=backend,
-                         settings=settings.model_dump(mode="json", exclude_defaults=True))
+        self.events.emit("worker_started", partitions=partitions, bundles=sorted(self.bundles),
+                         engine=settings.engine.name, settings=settings.model_dump(mode="json", exclude_defaults=True))
         try:
             await follower.start()
             worker.refresh_births = follower.refresh
@@ -185,12 +202,17 @@ class Runtime:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             # What is durable is: with the broker away, clients would wait for it far beyond any budget.
-            closing = [follower.stop(), publisher.stop(), producer.stop(), state_producer.stop(),
-                       *(asyncio.to_thread(thread.close) for thread in threads.values())]
+            closing = [follower.stop(), publisher.stop(), producer.stop(), state_producer.stop(), fleet.stop()]
             await asyncio.wait([asyncio.ensure_future(c) for c in closing], timeout=CLOSE_S)
             self.events.report(final=True)
             if self.library is not None:
                 self.library.report(final=True)
+
+    def _wear_out(self, why: str) -> None:
+        """Stop in order, with an exit code that lets a supervisor start a process that may have its GPU again."""
+        self.events.emit("degraded", why=why)
+        self.code = 1
+        self.stop.set()
 
     async def _compare_topics(self, cfg: broker.BrokerConfig, partitions: int) -> None:
         """Warn of settings that would bend the journey, as producers' clocks for the broker's."""
@@ -251,7 +273,14 @@ class Runtime:
             raise error
         if error is not None:
             raise RuntimeError(f"the worker crashed: {error!r}") from error
-        return 0
+        return self.code
+
+
+def given(bundle: Bundle, engine: Engine, rows: int) -> Engines:
+    """Start an engine that is given."""
+    thread = EngineThread(lambda: engine, rows, bundle.spec.name)
+    thread.start()
+    return Engines(bundle, Active(thread, engine.name, "given"))
 
 
 def _secrets(settings: Settings) -> list[str]:

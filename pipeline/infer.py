@@ -1,11 +1,6 @@
-"""Infer: run batches on the engine in a thread of its own, split a failing one until the poison row is alone. [SD]
+"""Infer: run a batch on the engine, split a failing one until the poison row is alone. [SD]"""
 
-The event loop decodes the next poll while the engine computes (both release the interpreter lock in native code).
-"""
-
-import queue
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,11 +10,15 @@ from engines.base import Array, Engine, EngineError
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch. outputs: (n, ...) arrays; rows in `failed` (row -> why) are zeros there."""
+    """What became of a batch. outputs: (n, ...) arrays; rows in `failed` (row -> why) are zeros there.
+
+    seconds: from its begin to its end on the engine.
+    """
 
     outputs: dict[str, Array]
     failed: dict[int, str] = field(default_factory=dict)
     calls: int = 1
+    seconds: float = 0.0
 
 
 def run(engine: Engine, inputs: Mapping[str, Array]) -> Outcome:
@@ -47,38 +46,3 @@ def _alike(a: Array, b: Array) -> tuple[Array, Array]:
         return a, b
     shape = tuple(map(max, a.shape[1:], b.shape[1:]))
     return np.broadcast_to(a, (len(a), *shape)), np.broadcast_to(b, (len(b), *shape))
-
-
-Done = Callable[[Outcome | BaseException], None]
-
-
-class EngineThread:
-    """Owns the engine: everything that touches it after `start` happens on one thread, in order of submission."""
-
-    def __init__(self, engine: Engine, name: str = "engine") -> None:
-        self._engine = engine
-        self._queue: queue.SimpleQueue[tuple[Mapping[str, Array], Done] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._main, name=f"kizashi-{name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def submit(self, inputs: Mapping[str, Array], done: Done) -> None:
-        """Queue a batch; `done` is called on the engine's thread with the outcome or with what broke the engine."""
-        self._queue.put((inputs, done))
-
-    def close(self) -> None:
-        """Finish what is queued, close the engine, end the thread."""
-        self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _main(self) -> None:
-        while (item := self._queue.get()) is not None:
-            inputs, done = item
-            try:
-                outcome: Outcome | BaseException = run(self._engine, inputs)
-            except Exception as error:  # broken in another way: the caller must hear of it
-                outcome = error
-            done(outcome)
-        self._engine.close()

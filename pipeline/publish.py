@@ -48,11 +48,11 @@ class _Message:
     made_ms: int = 0  # broker time of the record that caused it, 0 if that is not to be measured
 
 
-def alert_headers(alert: Alert, backend: str, now_ms: int, stale_ms: int) -> Headers:
+def alert_headers(alert: Alert, served: Headers, now_ms: int, stale_ms: int) -> Headers:
     """CloudEvents binary mode, and what must not be in the value because it depends on when and where it was made.
 
-    kizashi_annunciate: "0" when the alert is stale by the worker's clock (catching up after an outage), whatever the
-    value says by the log's time.
+    served: how the model is served (kizashi_backend and so on). kizashi_annunciate: "0" when the alert is stale by the
+    worker's clock (catching up after an outage), whatever the value says by the log's time.
     """
     fresh = alert.annunciate and now_ms - alert.t_last // NS_PER_MS <= stale_ms
     return [
@@ -60,7 +60,7 @@ def alert_headers(alert: Alert, backend: str, now_ms: int, stale_ms: int) -> Hea
         ("ce_source", f"kizashi/{alert.site}".encode()), ("ce_type", f"kizashi.alert.v1.{alert.state}".encode()),
         ("ce_subject", alert.asset.encode()), ("ce_time", _rfc3339(alert.t_last).encode()),
         ("ce_dataschema", b"kizashi.alert.v1.json"), ("content-type", b"application/json"),
-        ("kizashi_backend", backend.encode()), ("kizashi_annunciate", b"1" if fresh else b"0"),
+        ("kizashi_annunciate", b"1" if fresh else b"0"), *served,
     ]
 
 
@@ -87,11 +87,13 @@ class _Lane:
 class Publisher:
     """Sends in order per topic and counts what is not yet acknowledged. All calls are on the event loop's thread."""
 
-    def __init__(self, producer: AIOKafkaProducer, topics: Topics, *, backend: str, stale_ms: int,
+    def __init__(self, producer: AIOKafkaProducer, topics: Topics, *, served: Callable[[str], Headers], stale_ms: int,
                  on_acked: Callable[[int], None] = lambda made_ms: None,
                  on_retry: Callable[[str, BaseException], None] = lambda topic, error: None) -> None:
-        """on_acked: hears the event time (Unix ms) of each acknowledged alert. on_retry: hears what is tried again."""
-        self._producer, self._backend, self._stale_ms = producer, backend, stale_ms
+        """served: bundle -> headers on how it is served. on_acked: hears the event time (Unix ms) of each acknowledged
+        alert. on_retry: hears what is tried again.
+        """
+        self._producer, self._served, self._stale_ms = producer, served, stale_ms
         self._on_acked, self._on_retry = on_acked, on_retry
         self._names = {t.name: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
         self._lanes = {name: _Lane() for name in self._names.values()}
@@ -134,7 +136,7 @@ class Publisher:
 
     def send_alert(self, alert: Alert, value: bytes, now_ms: int, *, history: bool = True) -> None:
         """Queue an alert for both topics, or (history=False) for the state topic alone."""
-        headers = alert_headers(alert, self._backend, now_ms, self._stale_ms)
+        headers = alert_headers(alert, self._served(alert.model.partition("@")[0]), now_ms, self._stale_ms)
         if history:
             self._put(ALERT, alert.asset.encode(), value, headers, made_ms=alert.t_last // NS_PER_MS)
         self._put(ALERT_STATE, alert.state_key, value, headers)

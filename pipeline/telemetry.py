@@ -33,3 +33,11 @@ class Telemetry:
         if held is not None:
             self.metrics.held.labels(why).set(0)
             self.events.emit("released", hold=why, seconds=round(held, 3))
+
+    def serves(self, bundle: str, backend: str, why: str, *, degraded: bool) -> None:
+        """An engine serves this bundle from now on. degraded: another one was chosen."""
+        self.metrics.serves(bundle, backend, degraded=degraded)
+        if degraded:
+            self.health.degraded[bundle] = f"{bundle} on {backend}: {why}"
+        else:
+            self.health.degraded.pop(bundle, None)

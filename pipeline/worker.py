@@ -17,13 +17,14 @@ from pipeline import refuse
 from pipeline.batch import Batch
 from pipeline.births import read_birth, read_key
 from pipeline.columns import Effects, Poll
-from pipeline.errors import BrokerError, ModelError, Rejected
+from pipeline.errors import BrokerError, Rejected
 from pipeline.flow import Flow, Step
-from pipeline.infer import EngineThread, Outcome
+from pipeline.infer import Outcome
 from pipeline.ops.metrics import PartitionView
 from pipeline.ops.settings import Settings
 from pipeline.partitions import TP, RecordBatch
 from pipeline.publish import Publisher
+from pipeline.serving import Serving
 from pipeline.state import Partition
 from pipeline.telemetry import Telemetry
 from schemas.topics import ASSET, TELEMETRY
@@ -63,9 +64,9 @@ async def _nothing() -> None: ...
 
 
 class Worker:
-    """Carries records through the flow. engines: by bundle name, started."""
+    """Carries records through the flow. engines: by bundle name."""
 
-    def __init__(self, settings: Settings, flow: Flow, engines: Mapping[str, EngineThread], publisher: Publisher,
+    def __init__(self, settings: Settings, flow: Flow, engines: Mapping[str, Serving], publisher: Publisher,
                  telemetry: Telemetry) -> None:
         self._settings, self._flow, self._engines, self._publisher = settings, flow, engines, publisher
         self._telemetry, self._topic = telemetry, settings.topics.name(TELEMETRY)
@@ -152,7 +153,7 @@ class Worker:
             self._telemetry.metrics.batch_rows.observe(batch.n)
 
             def done(outcome: Outcome | BaseException, batch: Batch = batch, started: float = now) -> None:
-                self._loop.call_soon_threadsafe(self._on_outcome, batch, outcome, started)
+                self._on_outcome(batch, outcome, started)
 
             self._engines[self._flow.bundle_of(batch).spec.name].submit(batch.inputs, done)
         if self._timer is not None:
@@ -165,8 +166,7 @@ class Worker:
     def _on_outcome(self, batch: Batch, outcome: Outcome | BaseException, started: float) -> None:
         self._in_flight -= 1
         if isinstance(outcome, BaseException):
-            self.fail(ModelError(f"the engine broke: {type(outcome).__name__}: {outcome}. Check the bundle with this "
-                                 "ONNX Runtime, or restart the worker"))
+            self.fail(outcome)
             return
         self._telemetry.metrics.inference_seconds.observe(time.monotonic() - started)
         if outcome.failed:
@@ -178,6 +178,13 @@ class Worker:
             raise
         self._settled.set()
         self._pump()
+
+    async def restage(self, name: str) -> None:
+        """Let a bundle's batches be filled into arrays of the engine that serves it now."""
+        async with self.admission:
+            await self.drain()
+            self._flow.restage(name)
+        await self._engines[name].release()
 
     async def _next_settled(self) -> None:
         if self.failed.done():

@@ -113,6 +113,13 @@ EVENTS: dict[str, Event] = {
     "swapped": Event(_INFO, "a new version of a bundle serves; `state` says whether assets kept theirs"),
     "swap_waiting": Event(_INFO, "a new version waits until the assets that send are warm for it"),
     "swap_refused": Event(_WARNING, "a new version cannot serve, the last good one goes on; `why` says what to mend"),
+    "engine_serving": Event(_INFO, "which engine serves a bundle from now on, and why it is this one"),
+    "engine_lost": Event(_ERROR, "an engine is broken or hangs; the CPU takes over its batches, none is lost"),
+    "engine_refused": Event(_WARNING, "a TensorRT engine cannot be had or says other things than the golden vectors"),
+    "engine_build": Event(_INFO, "a TensorRT engine is built in the background; the CPU serves until it is there"),
+    "engine_slow": Event(_WARNING, "batches took longer than the bundle's budget over a minute", quiet_s=_QUIET_S),
+    "engine_doubtful": Event(
+        _WARNING, "the engine gave no numbers where the CPU finds some; the CPU's count", quiet_s=_QUIET_S),
     "batch_split": Event(_WARNING, "a batch failed and is split to find the row", quiet_s=_QUIET_S),
     "degraded": Event(_WARNING, "the worker does less than configured; `why` says what", quiet_s=_QUIET_S),
 }

@@ -46,6 +46,7 @@ class Health:
         self._excused_until = now
         self.warm = False
         self.joined = False
+        self.degraded: dict[str, str] = {}  # bundle -> which engine serves it instead of the chosen one, and why
 
     def beat(self, now: float) -> None:
         """Say that the event loop runs; about once a second."""
@@ -120,7 +121,7 @@ class Health:
         for why in ("starting", "draining"):
             if why in self._holds:
                 return Verdict(False, HOLDS[why])
-        return Verdict(True, f"{len(self._partitions)} partitions")
+        return Verdict(True, "; degraded: ".join([f"{len(self._partitions)} partitions", *self.degraded.values()]))
 
     def fault(self, now: float) -> str | None:
         """Return why the process must end (exit code 1), or None.

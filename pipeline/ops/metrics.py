@@ -99,6 +99,11 @@ class Metrics:
             "kizashi_frame_to_alert_seconds", "from the event time of the last sample to the alert's acknowledgement"
         )
         self.pending_alerts = self._gauge("kizashi_pending_alerts", "alerts sent and not yet acknowledged")
+        self._engine = Gauge("kizashi_engine_info", "1: this engine serves this bundle", ("bundle", "backend"),
+                             registry=self.registry)
+        self._degraded = Gauge("kizashi_degraded", "1: another engine than the chosen one serves this bundle",
+                               ("bundle",), registry=self.registry)
+        self._backends: dict[str, str] = {}
         self.live = self._gauge("kizashi_live", "1: offsets move or there is nothing to read")
         self.ready = self._gauge("kizashi_ready", "1: the engine is warm and the group is joined")
         self.held = Gauge("kizashi_held", "1: reading is held on purpose", ("hold",), registry=self.registry)
@@ -112,6 +117,15 @@ class Metrics:
     def forget(self, partition: int) -> None:
         """Show a partition no longer: it has been revoked."""
         self._partitions.views.pop(partition, None)
+
+    def serves(self, bundle: str, backend: str, *, degraded: bool) -> None:
+        """Show which engine serves a bundle."""
+        before = self._backends.get(bundle)
+        if before not in (None, backend):
+            self._engine.remove(bundle, before)
+        self._backends[bundle] = backend
+        self._engine.labels(bundle, backend).set(1)
+        self._degraded.labels(bundle).set(degraded)
 
     def text(self) -> bytes:
         """Return everything in the Prometheus text format."""

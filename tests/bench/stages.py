@@ -19,7 +19,7 @@ from pipeline import acquire, flow, judge, window, worker
 from pipeline.app import Runtime
 from pipeline.batch import Batcher
 from pipeline.columns import Groups
-from pipeline.infer import EngineThread
+from pipeline.enginethread import EngineThread
 from pipeline.partitions import RecordBatch
 from pipeline.publish import Publisher
 from pipeline.transport.thread import BatchThread

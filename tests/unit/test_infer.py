@@ -1,12 +1,9 @@
-"""Splitting a failing batch, and the engine's thread."""
-
-import threading
+"""Splitting a failing batch."""
 
 import numpy as np
 import pytest
 
-from engines.base import Arrays
-from pipeline.infer import EngineThread, Outcome, run
+from pipeline.infer import run
 from tests.rig import WindowMean
 
 
@@ -26,22 +23,3 @@ def test_run_finds_one_poison_row_of_256_in_few_calls() -> None:
     engine = WindowMean(poison=99.0)
     outcome = run(engine, rows([99.0 if i == 200 else 1.0 for i in range(256)]))
     assert list(outcome.failed) == [200] and engine.calls == outcome.calls == 17
-
-
-def test_engine_thread_answers_in_order_and_reports_what_breaks_it() -> None:
-    class Breaks(WindowMean):
-        def infer(self, inputs: Arrays) -> Arrays:
-            if len(inputs["x"]) == 3:
-                raise ZeroDivisionError("a bug")
-            return super().infer(inputs)
-
-    seen: list[Outcome | BaseException] = []
-    names = set()
-    thread = EngineThread(Breaks())
-    thread.start()
-    for n in (1, 2, 3, 4):
-        thread.submit(rows([float(n)] * n), lambda o: (seen.append(o), names.add(threading.current_thread().name))[0])
-    thread.close()
-    answers = [len(o.outputs["score"]) if isinstance(o, Outcome) else type(o) for o in seen]
-    assert answers == [1, 2, ZeroDivisionError, 4]
-    assert names == {"kizashi-engine"}

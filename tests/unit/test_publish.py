@@ -14,6 +14,8 @@ from pipeline.ops.settings import Topics
 from pipeline.publish import Publisher, alert_headers
 from schemas import Alert, DeadLetter
 
+SERVED = [("kizashi_backend", b"onnx_cpu")]
+
 
 def alert(n: int, **fields: Any) -> Alert:
     return Alert(**{"alert_id": f"{n:024x}", "revision": 1, "state": "raised", "active": True, "site": "s",
@@ -61,7 +63,7 @@ def run(test: Any) -> None:
     async def main() -> None:
         broker = Broker()
         heard: list[str] = []
-        publisher = Publisher(broker, Topics(), backend="onnx_cpu", stale_ms=1000,  # type: ignore[arg-type]
+        publisher = Publisher(broker, Topics(), served=lambda bundle: SERVED, stale_ms=1000,  # type: ignore[arg-type]
                               on_retry=lambda topic, error: heard.append(topic))
         publisher.start()
         await test(broker, publisher, heard)
@@ -187,7 +189,7 @@ def test_write_sends_only_what_failed_again() -> None:
 
 
 def test_headers_say_stale_by_the_workers_clock_while_the_value_stays_the_same() -> None:
-    fresh = dict(alert_headers(alert(1), "onnx_cpu", 10**12, 1000))
-    old = dict(alert_headers(alert(1), "onnx_cpu", 10**12 + 2000, 1000))
+    fresh = dict(alert_headers(alert(1), SERVED, 10**12, 1000))
+    old = dict(alert_headers(alert(1), SERVED, 10**12 + 2000, 1000))
     assert (fresh["kizashi_annunciate"], old["kizashi_annunciate"]) == (b"1", b"0")
     assert fresh["ce_id"] == f"{1:024x}.1".encode() and fresh["ce_time"] == b"2001-09-09T01:46:40.000Z"

@@ -1,0 +1,99 @@
+"""Fleet: the servings of all bundles of a worker, and their devices, which are fitted while the CPU serves.
+
+On the event loop; what blocks goes to threads.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from engines.base import EngineError, EngineLost, Staging
+from pipeline.fitting import OPEN_S, Fitter
+from pipeline.serving import Engines, Layout, Serving, Shapes, layout_of
+
+Headers = list[tuple[str, bytes]]
+
+
+class Fleet:
+    """All servings of a worker, by bundle."""
+
+    def __init__(self, servings: Mapping[str, Serving], fitter: Fitter | None) -> None:
+        """fitter: None where the engines were given."""
+        self.servings, self._fitter = servings, fitter
+        self._restage: Callable[[str], Awaitable[None]] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tried: set[tuple[str, Layout]] = set()
+        for serving in servings.values():
+            serving.on_change, serving.on_layout = self._on_change, self._on_layout
+
+    def start(self, restage: Callable[[str], Awaitable[None]]) -> None:
+        """Fit the devices that are not there yet. restage: lets a bundle's batches use the arrays of its new engine."""
+        self._restage = restage
+        for serving in self.servings.values():
+            if self._fitter is not None and self._fitter.wants_device and serving.engines.device is None:
+                self._spawn(self._equip(self._fitter, serving))
+
+    def headers(self, bundle: str) -> Headers:
+        """Return how a bundle is served, for its alerts; those that the clock alone tells have no engine."""
+        serving = self.servings.get(bundle)
+        return serving.headers if serving is not None else [("kizashi_backend", b"none")]
+
+    def staging(self, bundle: str, shapes: Shapes, rows: int) -> Staging:
+        """Return arrays for batches of a bundle."""
+        return self.servings[bundle].staging(shapes, rows)
+
+    async def stop(self) -> None:
+        """Stop builds, close every engine."""
+        if self._fitter is not None:
+            self._fitter.stopped = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *(s.close() for s in self.servings.values()), return_exceptions=True)
+
+    async def _equip(self, fitter: Fitter, serving: Serving) -> None:
+        """Build what the device needs, and let it take over."""
+        engines = serving.engines
+        try:
+            fitted = await asyncio.to_thread(fitter.with_device, engines, serving.shapes)
+        except (EngineError, EngineLost) as error:
+            fitter.refuse(engines.bundle, str(error))
+            if serving.engines is engines:
+                why = f"{fitter.choice.name} cannot serve: {error}"
+                serving.replace(Engines(engines.bundle, replace(engines.ground, why=why, degraded=True)))
+            return
+        if serving.engines is engines:
+            serving.replace(fitted)
+        elif fitted.device is not None:  # a new version has come meanwhile
+            await asyncio.to_thread(fitted.device.thread.close, OPEN_S)
+
+    def _on_change(self, bundle: str) -> None:
+        if self._restage is not None:
+            self._spawn(self._settled(self._restage(bundle)))
+
+    async def _settled(self, restaging: Awaitable[None]) -> None:
+        try:
+            await restaging
+        except Exception:  # the worker has failed meanwhile, and says why
+            return
+
+    def _on_layout(self, serving: Serving, shapes: Shapes) -> None:
+        key = serving.bundle.manifest_sha256, layout_of(shapes)
+        if self._fitter is not None and key not in self._tried:
+            self._tried.add(key)
+            self._spawn(self._prepare(self._fitter, serving, shapes))
+
+    async def _prepare(self, fitter: Fitter, serving: Serving, shapes: Shapes) -> None:
+        engines = serving.engines
+        try:
+            await asyncio.to_thread(fitter.prepare, engines, shapes)
+        except (EngineError, EngineLost) as error:
+            fitter.refuse(engines.bundle, f"rows of {dict(shapes)} stay on the CPU: {error}")
+            return
+        if serving.engines is engines:
+            serving.admit(shapes)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
