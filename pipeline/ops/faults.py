@@ -32,14 +32,14 @@ def explain(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         parent = _model_at(loc[:-1])
         return f": unknown key; {closest(str(loc[-1]), parent.model_fields if parent else ())}"
-    info = _field_at(loc)
+    info = _field_at(loc) or _field_at(loc[:-1])  # a value of a table, as of models.min_version, is judged by its key
     if error["type"] == "missing":
         return f": is missing; set it to the {info.description if info else 'value'}"
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         # Not what it is instead: broken JSON for [broker] may hold the password.
         kind = _kind(error["input"])
         return f": must be a table of keys, is {kind}; write it as [{dotted(loc)}], in a variable as JSON"
-    if info is None or loc == ("routes",):
+    if info is None or loc[0] == "routes" and len(loc) < 3:
         return f" = {error['input']!r}: must be a list of at least one {{match = {{...}}, bundle = \"NAME\"}}"
     value = "(hidden)" if _is_secret(info) else repr(error["input"])
     default = "" if info.is_required() else f", or leave it out for the default {_shown(info.default)}{unit(info)}"

@@ -32,6 +32,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 
 
+_Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
 _Instance = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
@@ -190,8 +191,14 @@ class Checkpoint(Section):
 class TrustedKey(Section):
     """A public key whose signatures on bundles are believed."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the key, as in the signature")
-    key: str = Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="public Ed25519 key, 32 bytes in base64")
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,64}$", description="name of the key, as in the signature",
+        json_schema_extra={"unit": "", "allowed": "letters, digits, . _ -, up to 64 characters"},
+    )
+    key: str = Field(
+        pattern=r"^[A-Za-z0-9+/]{43}=$", description="public Ed25519 key, 32 bytes in base64",
+        json_schema_extra={"unit": "", "allowed": "32 bytes in base64, as `kizashi models keygen` prints them"},
+    )
     not_after: datetime | None = _key(None, "", "signatures are refused from then on; none: never",
                                       allowed="a time with its zone")
 
@@ -199,10 +206,14 @@ class TrustedKey(Section):
 class Models(Section):
     folder: Path | None = _key(None, "", "folder of bundles (folders or .zip) searched before the shipped ones")
     trusted_keys: tuple[TrustedKey, ...] = _key(
-        (), "", "whose bundles are believed, beside the shipped; `kizashi models keygen` makes a pair"
+        (), "", "whose bundles are believed, beside the shipped; `kizashi models keygen` makes a pair",
+        allowed="tables with id, key and not_after, as that prints them",
     )
     allow_unsigned: bool = _key(False, "", "serve bundles that nobody signed; for trials, it warns each time")
-    min_version: dict[str, str] = _key({}, "", "bundle -> lowest version that may serve: older ones have faults")
+    min_version: dict[str, _Version] = _key(
+        {}, "", "bundle -> lowest version that may serve: older ones have faults",
+        allowed='versions by bundle, as {"anomaly-mewma" = "1.2.3"}',
+    )
     poll_s: float = _key(
         5.0, "s", "how often the folder is looked at for new bundles; 0: only at the start", ge=0, le=3600
     )

@@ -16,7 +16,8 @@ def test_what_is_printed_loads_back_as_the_same_settings(tmp_path):
         "group.instance_id": "line-1", "worker.start": "2026-11-01T06:00:00Z", "models.folder": str(tmp_path),
         "routes": [{"match": {"site": 'kyoto "north"'}, "bundle": "a"}, {"bundle": "b"}], "topics.assessment": True,
         "models.min_version": {"anomaly-mewma": "1.0.0", "b": "2.0.0"}, "models.trusted_keys": [
-            {"id": "a", "key": f"{'A' * 43}=", "not_after": "2028-01-01T00:00:00Z"}, {"id": "b", "key": f"{'B' * 43}="}],
+            {"id": "a", "key": f"{'A' * 43}=", "not_after": "2028-01-01T00:00:00Z"},
+            {"id": "b", "key": f"{'B' * 43}="}],
     }, {})
     assert load(tmp_path, as_toml(changed)) == changed
 
