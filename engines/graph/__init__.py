@@ -4,8 +4,8 @@ A front end inside the model means one launch from raw bytes to scores, no host 
 arithmetic on every engine. Graphs keep to operators that TensorRT builds well: no DFT, no int16, no float64, no loops.
 
     graph = GraphBuilder("pump")
-    counts = raw_samples(graph, "x", frames=2, channels=3, samples=1024)     # int16 as pairs of uint8
-    signal = centred(graph, scaled(graph, counts, scale=0.0023))             # m/s2
+    counts = raw_samples(graph, "x", channels=3, length=2048)     # int16 as pairs of uint8
+    signal = centred(graph, scaled(graph, counts, scale=0.0023))         # m/s2
     lines = mean_spectrum(graph, stft(graph, signal, size=256, hop=128))
     demodulated = envelope(graph, signal, 25600.0, (2000.0, 6000.0), decimate=4)
     impacts = spectrum(graph, centred(graph, demodulated))
@@ -16,7 +16,7 @@ arithmetic on every engine. Graphs keep to operators that TensorRT builds well: 
     ]
     row = flat(graph, graph.node("Concat", *columns, axis=-1), 3 * 8)
     graph.output("features", row, (24,))
-    graph.output("score", distance(graph, row, mean, std), ())               # of healthy rows' features
+    graph.output("score", distance(graph, row, mean, std), ())           # of healthy rows' features
     model = graph.build()
 
 mean and std come from healthy windows that ran through the same graph with its output "features" alone.

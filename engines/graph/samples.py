@@ -13,20 +13,23 @@ _LOW, _HIGH = np.array([0]), np.array([1])
 _LAST, _LAST_END = np.array([-1]), np.array([2])
 
 
-def windows(graph: GraphBuilder, name: str, frames: int, channels: int, samples: int) -> Signal:
-    """Add the input `name`, f4 (n, frames, channels, samples), and return it as a signal of frames * samples."""
-    rows = graph.input(name, "f4", (frames, channels, samples))
+def windows(graph: GraphBuilder, name: str, channels: int, length: int, frames: int | None = None) -> Signal:
+    """Add the input `name`, f4 (n, frames, channels, samples), and return it as a signal of frames * samples = length.
+
+    frames: none leaves it open, so that assets with any number of samples per frame fit.
+    """
+    rows = graph.input(name, "f4", _frames(channels, length, frames))
     with graph.exact(name):
-        return _by_channel(graph, rows, frames, channels, samples)
+        return _by_channel(graph, rows, channels, length)
 
 
-def raw_samples(graph: GraphBuilder, name: str, frames: int, channels: int, samples: int) -> Signal:
+def raw_samples(graph: GraphBuilder, name: str, channels: int, length: int, frames: int | None = None) -> Signal:
     """Add the input `name`, u1 (n, frames, channels, samples, 2): int16 in little endian; return it as counts.
 
     TensorRT has no int16; the host's array as bytes, `array.view("u1")`, is no copy and half of what float32 takes.
-    Exact: every int16 is a float32.
+    Exact: every int16 is a float32. frames: as in `windows`.
     """
-    rows = graph.input(name, "u1", (frames, channels, samples, 2))
+    rows = graph.input(name, "u1", (*_frames(channels, length, frames), 2))
     with graph.exact(name):
         octets = graph.node("Cast", rows, to=1)  # to float32
         low = graph.node("Squeeze", graph.node("Slice", octets, _LOW, _HIGH, _LAST), _LAST)
@@ -34,7 +37,7 @@ def raw_samples(graph: GraphBuilder, name: str, frames: int, channels: int, samp
         is_negative = graph.node("Cast", graph.node("Greater", high, np.float32(127)), to=1)
         unsigned = graph.node("Add", low, graph.node("Mul", high, np.float32(256)))
         counts = graph.node("Sub", unsigned, graph.node("Mul", is_negative, np.float32(65536)))
-        return _by_channel(graph, counts, frames, channels, samples)
+        return _by_channel(graph, counts, channels, length)
 
 
 def scaled(graph: GraphBuilder, signal: Signal, scale: ArrayLike, offset: ArrayLike = 0.0) -> Signal:
@@ -81,10 +84,19 @@ def standardised_per_asset(graph: GraphBuilder, signal: Signal, mean: str, std: 
         return signal._replace(name=graph.node("Div", graph.node("Sub", signal.name, columns[0]), divisor))
 
 
-def _by_channel(graph: GraphBuilder, rows: Name, frames: int, channels: int, samples: int) -> Signal:
+def _frames(channels: int, length: int, frames: int | None) -> tuple[int | str, int, int | str]:
+    if frames is None:
+        return ("frames", channels, "samples")
+    samples, left = divmod(length, frames)
+    if left:
+        raise ValueError(f"{frames} frames do not divide {length} samples")
+    return (frames, channels, samples)
+
+
+def _by_channel(graph: GraphBuilder, rows: Name, channels: int, length: int) -> Signal:
     turned = graph.node("Transpose", rows, perm=[0, 2, 1, 3])
-    length = frames * samples
-    return Signal(graph.node("Reshape", turned, np.array([-1, channels, length])), channels, length)
+    # 0 keeps the batch: rows of another length are then an error, where -1 would cut the batch anew.
+    return Signal(graph.node("Reshape", turned, np.array([0, channels, length])), channels, length)
 
 
 def _per_channel(values: ArrayLike, channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

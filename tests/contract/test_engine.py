@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engines import ENGINES, Bundle, Engine, EngineError, TensorSpec, load_bundle, open_engine, shipped_bundles
 from engines.bundle import OutputSpec
-from tests import models
+from tests import frontends, models
 
 ROWS = 64
 
@@ -38,12 +38,14 @@ def bundles(tmp_path_factory) -> dict[str, Bundle]:
         "dense": models.load(models.bundle(folder / "dense", models.dense(), match={"max_channels": 4})),
         "picky": models.load(models.bundle(folder / "picky", models.picky(), rows=models.picky_rows(), threshold=1.5,
                                           window={"size": 1, "hop": 1})),
+        "fused": models.load(models.bundle(folder / "fused", frontends.fused(), threshold=3.0,
+                                           match={"max_channels": 4})),
         **{name: load_bundle(path) for name, path in shipped_bundles().items()},
     }
 
 
-CASES = [(engine, model) for engine in ENGINES for model in ("dense", "anomaly-mewma")]
-rows_of = {"dense": window_rows, "anomaly-mewma": mewma_rows}
+CASES = [(engine, model) for engine in ENGINES for model in ("dense", "fused", "anomaly-mewma")]
+rows_of = {"dense": window_rows, "fused": window_rows, "anomaly-mewma": mewma_rows}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def engines(bundles) -> Iterator[dict[tuple[str, str], Engine]]:
 def test_engine_names_itself_its_inputs_and_its_outputs(engines, engine, model):
     opened = engines[engine, model]
     assert opened.name == engine
-    if model == "dense":
+    if model in ("dense", "fused"):
         assert opened.inputs == (TensorSpec("x", "f4", (None, 4, None)),)
         assert opened.outputs == (TensorSpec("score", "f4", ()),)
     else:
@@ -177,7 +179,7 @@ def test_close_is_idempotent_and_a_closed_engine_says_so(bundles, engine, model)
         opened.infer(rows_of[model](8, 2))
 
 
-@pytest.mark.parametrize(("model", "tolerance"), [("dense", 1e-5), ("anomaly-mewma", 1e-12)])
+@pytest.mark.parametrize(("model", "tolerance"), [("dense", 1e-5), ("fused", 1e-5), ("anomaly-mewma", 1e-12)])
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e != "reference"])
 def test_engine_agrees_with_the_reference(engines, engine, model, tolerance):
     for seed in range(20):
