@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,17 +41,26 @@ class BuildLimits:
     memory_bytes: int = 4 << 30
 
 
-def open_dims(bundle: Bundle, channels: int) -> dict[str, int]:
-    """Return a size for each named open dimension of the model's inputs besides the batch.
+def row_shapes(bundle: Bundle, channels: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one row of each input, for assets of so many channels.
 
     Rows of kind "window" are (frames, channels, samples), the whole window as one frame; other rows are of channels.
     """
-    sizes = (1, channels, bundle.spec.window.size) if bundle.spec.window else (channels,) * 3
+    free = (1, channels, bundle.spec.window.size) if bundle.spec.window else (channels,) * 3
     return {
-        dim: size
+        tensor.name: tuple(dim if isinstance(dim, int) else size
+                           for dim, size in zip(tensor.dims[1:], (*free, *free), strict=False))
         for tensor in read_model(bundle.model).inputs
-        for dim, size in zip(tensor.dims[1:], sizes, strict=False)
-        if isinstance(dim, str)
+    }  # fmt: skip
+
+
+def open_dims(bundle: Bundle, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Name the sizes of the model's open dimensions. shapes: of one row of each input."""
+    return {
+        dim or f"{tensor.name}[{axis}]": size
+        for tensor in read_model(bundle.model).inputs
+        for axis, (dim, size) in enumerate(zip(tensor.dims[1:], shapes[tensor.name], strict=True), 1)
+        if not isinstance(dim, int)
     }
 
 

@@ -139,11 +139,12 @@ def _row(tensor: TensorFacts, spec: BuildSpec) -> tuple[int, ...]:
     if not tensor.dims or isinstance(tensor.dims[0], int):
         raise EngineError(f"input {tensor.name!r} has dimensions {list(tensor.dims)}: the first must be an open batch")
     row = []
-    for dim in tensor.dims[1:]:
-        size = dim if isinstance(dim, int) else spec.dims.get(dim or "")
+    for axis, dim in enumerate(tensor.dims[1:], 1):
+        name = dim or f"{tensor.name}[{axis}]"
+        size = name if isinstance(name, int) else spec.dims.get(name)
         if size is None:
-            raise EngineError(f"input {tensor.name!r} leaves dimension {dim or 'without a name'} open; a plan needs "
-                              f"its size, given are {dict(spec.dims) or 'none'}")
+            raise EngineError(f"input {tensor.name!r} leaves dimension {name!r} open; a plan needs its size, given are "
+                              f"{spec.dims or 'none'}")
         row.append(size)
     return tuple(row)
 
