@@ -1,7 +1,5 @@
 """`kizashi models`: what bundles there are, whether they are in order, who vouches for them, and the way back."""
 
-import importlib
-import importlib.util
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.modelsbench import bench
+from pipeline.cli.modelsbuild import build
 from pipeline.cli.options import Assignments, ConfigFile, read_settings
 from pipeline.errors import InputError, ModelError
 
@@ -243,7 +243,5 @@ def _lines(error: "BundleError") -> str:
     return "; ".join(error.faults)
 
 
-for _name in ("build", "bench"):
-    _module = f"pipeline.cli.models{_name}"
-    if importlib.util.find_spec(_module):
-        app.command(_name)(getattr(importlib.import_module(_module), _name))
+app.command()(build)
+app.command()(bench)

@@ -1,5 +1,6 @@
 """`kizashi models check`: all that can be said of a bundle on this machine, without a broker, a GPU or the network."""
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -111,7 +112,7 @@ def _engines(found: Check, bundle: "Bundle", settings: "Settings", rounds: int) 
 def _engine(found: Check, bundle: "Bundle", settings: "Settings", name: str, rounds: int) -> None:
     from importlib import import_module
 
-    from engines import EngineError
+    from engines import EngineError, EngineLost
     from engines.measure import BUCKETS, measure
     from engines.parity import compare
     from pipeline.parity import decide
@@ -131,7 +132,7 @@ def _engine(found: Check, bundle: "Bundle", settings: "Settings", name: str, rou
                         break
                     times[-1] = measure(engine, bundle, time.perf_counter, (FULL_BATCH,), rounds)[0]
             used = _resident() - before
-    except EngineError as error:
+    except (EngineError, EngineLost) as error:
         found.fault(name, str(error))
         return
     _parity(found, name, report)
@@ -143,14 +144,26 @@ def _engine(found: Check, bundle: "Bundle", settings: "Settings", name: str, rou
 @contextmanager
 def _opened(name: str, bundle: "Bundle", settings: "Settings") -> Iterator["Engine"]:
     from engines import open_engine
-    from engines.supply import EngineOptions
+    from engines.supply import GPU_ENGINES, EngineOptions
 
     e = settings.engine  # one thread: the budget is for that
-    engine = open_engine(name, bundle, EngineOptions(1, e.precision, FULL_BATCH, cache=e.cache))
+    options = EngineOptions(1, e.precision, FULL_BATCH, cache=e.cache, build_timeout_s=e.build_timeout_s,
+                            build_memory_mb=e.build_memory_mb)
+    if name in GPU_ENGINES:
+        from engines.gpu.provide import GpuSupply
+
+        supply = GpuSupply(name, bundle, options)
+        for case in bundle.golden.cases if bundle.golden else ():  # a plan for each shape of its rows
+            supply.ensure({key: array.shape[1:] for key, array in case.inputs.items()}, _progress)
+    engine = open_engine(name, bundle, options)
     try:
         yield engine
     finally:
         engine.close()
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _parity(found: Check, name: str, report: "ParityReport") -> None:
