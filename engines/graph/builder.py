@@ -73,7 +73,8 @@ class GraphBuilder:
     def constant(self, values: Array | Number) -> Name:
         """Return the name of a constant. Floats become float32, integers int64."""
         array = np.asarray(values)
-        array = np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else np.int64).reshape(array.shape)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
         if array.dtype == np.float32 and not np.isfinite(array).all():
             raise ValueError(f"a constant of {self._part or self.name} is not finite in float32")
         key = (array.dtype.str, array.shape, array.tobytes())

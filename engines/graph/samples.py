@@ -101,7 +101,8 @@ def _by_channel(graph: GraphBuilder, rows: Name, channels: int, length: int) -> 
 
 def _per_channel(values: ArrayLike, channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Return (1, channels, 1), or a scalar for all channels."""
-    array = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as a constant
+        array = np.asarray(values, np.float32)
     if array.ndim and array.shape != (channels,):
         raise ValueError(f"{array.shape} numbers for {channels} channels: give one, or one per channel")
     return array.reshape(1, channels, 1) if array.ndim else array
