@@ -78,4 +78,4 @@ def _gpu(name: str) -> Backend:
         device, flavour = driver.probe(), flavours.load_flavour(name)
     except EngineError as error:
         return Backend(name, False, str(error).removesuffix(CPU_SETTING).rstrip("; "), "Mend that, or ")
-    return Backend(name, True, f"{device.name} ({device.sm}, {name} {flavour.version})")
+    return Backend(name, True, f"{device.name} (sm_{device.cc[0]}{device.cc[1]}, {name} {flavour.version})")
