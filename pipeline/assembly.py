@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping
 
-from engines import Bundle, Engine, EngineError, open_engine
+from engines import ENGINES, Bundle, Engine, EngineError, open_engine
 from engines.supply import EngineOptions
 from engines.trust import PublicKey, TrustPolicy
 from pipeline.errors import ModelError
@@ -44,14 +44,18 @@ def routes_of(settings: Settings) -> list[Route]:
 
 
 def open_engines(settings: Settings, bundles: Mapping[str, Bundle]) -> dict[str, Engine]:
-    """Open and warm an engine per bundle. Raises ModelError."""
+    """Open and warm an engine per bundle for use in place, without a device: a GPU's decisions are the CPU's.
+
+    Raises ModelError.
+    """
+    name = settings.engine.name if settings.engine.name in ENGINES else "onnx_cpu"
     engines = {}
-    for name, bundle in bundles.items():
+    for bundle_name, bundle in bundles.items():
         try:
-            engines[name] = open_engine(settings.engine.name, bundle, EngineOptions(settings.engine.threads))
-            engines[name].warm_up(settings.batch.max_size)
+            engines[bundle_name] = open_engine(name, bundle, EngineOptions(settings.engine.threads))
+            engines[bundle_name].warm_up(settings.batch.max_size)
         except (EngineError, ValueError) as error:
-            raise ModelError(f"bundle {name}: {error}") from error
+            raise ModelError(f"bundle {bundle_name}: {error}") from error
     return engines
 
 

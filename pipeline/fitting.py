@@ -23,6 +23,8 @@ from pipeline.serving import Active, Engines, Shapes, layout_of
 CPU = "onnx_cpu"
 #: A device that opens for the first time loads hundreds of MB of kernels.
 OPEN_S = 120.0
+#: Rows of a batch in the gate, where batches may be as large.
+GATE_ROWS = 256
 
 
 def engine_options(settings: Settings) -> EngineOptions:
@@ -78,7 +80,9 @@ class Fitter:
                               bundle.spec.name)
         try:
             thread.start()
+            self._judge(thread, bundle)
         except (EngineError, ValueError) as error:
+            thread.close(OPEN_S)
             raise ModelError(f"bundle {bundle.spec.name}: {error}") from error
         if self.wants_device:
             return Active(thread, name, f"{self.choice.name} is being prepared", degraded=True)
@@ -90,7 +94,7 @@ class Fitter:
         Raises ModelError, and with `build` EngineError with why the device cannot serve.
         """
         engines = Engines(bundle, self.ground(bundle))
-        if self.wants_device and (build or self.stored(bundle)):
+        if self.wants_device and (build or not self.missing(bundle)):
             try:
                 return self.with_device(engines, shapes)
             except (EngineError, EngineLost) as error:
@@ -100,33 +104,29 @@ class Fitter:
                 self.refuse(bundle, str(error))
         return engines
 
-    def stored(self, bundle: Bundle) -> bool:
-        """Say whether every plan that the gate needs is there."""
+    def missing(self, bundle: Bundle) -> str:
+        """Say why the plans that the gate needs are not there; "" if they are."""
         try:
             supply = self._supply(bundle)
-            return not any(supply.missing(shapes) for shapes in golden_shapes(bundle))
-        except EngineError:
-            return False
+            return next(filter(None, map(supply.missing, golden_shapes(bundle))), "")
+        except EngineError as error:
+            return str(error)
 
     def with_device(self, engines: Engines, shapes: Iterable[Shapes] = ()) -> Engines:
         """Add the device, checked on the golden vectors and warm for rows of these shapes. Builds what is missing.
 
         Raises EngineError, EngineLost.
         """
-        bundle, rows = engines.bundle, self._options.max_batch
+        bundle = engines.bundle
         supply, golden = self._supply(bundle), golden_shapes(bundle)
         wanted = {layout_of(s): s for s in (*golden, *shapes)}
         for shape in wanted.values():
             self._ensure(supply, bundle, shape)
         judged = self._thread(supply.open, bundle)
         try:
-            report = judged.call(lambda engine: compare(engine, bundle, decide, rows))
+            self._judge(judged, bundle, supply)
         finally:
             judged.close(OPEN_S)
-        for shape in golden:
-            supply.note(shape, report.to_json())
-        if not report.ok:
-            raise EngineError(f"it does not say what the golden vectors say: {report.why()}")
         device = Active(self._thread(supply.open, bundle), self.choice.name, self.choice.why)
         fitted = Engines(bundle, replace(engines.ground, why=f"beside {device.backend}", degraded=False), device)
         try:
@@ -148,6 +148,17 @@ class Fitter:
         """Say that the device cannot serve."""
         self._events.emit("engine_refused", bundle=bundle.spec.name, version=bundle.spec.version,
                           backend=self.choice.name, why=why)
+
+    def _judge(self, thread: EngineThread, bundle: Bundle, supply: Supply | None = None) -> None:
+        """Hold an engine against the golden vectors. supply: keeps the report. Raises EngineError: what differs."""
+        if bundle.golden is None:  # not from a file: made in memory, for a test
+            return
+        report = thread.call(lambda engine: compare(engine, bundle, decide, min(GATE_ROWS, self._options.max_batch)))
+        if supply is not None:
+            for shapes in golden_shapes(bundle):
+                supply.note(shapes, report.to_json())
+        if not report.ok:
+            raise EngineError(f"{report.engine} does not say what the golden vectors say: {report.why()}")
 
     def _of_this_machine(self, bundle: Bundle) -> Supply:
         from engines.gpu.provide import GpuSupply

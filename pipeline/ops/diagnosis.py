@@ -3,12 +3,14 @@
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engines.bundle import Bundle
+from engines.select import Choice
 from pipeline.broker import (
     BrokerConfig,
     NewTopic,
@@ -20,6 +22,8 @@ from pipeline.broker import (
 )
 from pipeline.errors import BrokerError, ConfigError, ModelError, Retryable
 from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
+from pipeline.ops.events import Events
+from pipeline.ops.metrics import Metrics
 from pipeline.ops.probe import ask
 from pipeline.ops.settings import Settings
 from pipeline.ops.topicadmin import make_plan
@@ -139,20 +143,42 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _engine(settings: Settings) -> Iterator[Finding]:
+    from engines import EngineError
+    from engines.select import backends, choose
+    from engines.supply import GPU_ENGINES
     from pipeline.assembly import bundles_of, open_engines
 
+    wanted = settings.engine.name
+    for backend in backends():
+        if not backend.ok and wanted in ("auto", backend.name):
+            yield Finding("note", "engine", f"{backend.name} is not to be had: {backend.why}")
     start = time.perf_counter()
     try:
-        engines = open_engines(settings, bundles_of(settings))
-    except ModelError as error:
+        choice = choose(wanted)
+        bundles = bundles_of(settings)
+        engines = open_engines(settings, bundles)
+    except (EngineError, ModelError) as error:
         yield Finding("wrong", "engine", str(error), "see routes, models.folder and engine.name", ModelError.exit_code)
         return
     for engine in engines.values():
         engine.close()
     took = time.perf_counter() - start
-    names = ", ".join(engines)
-    yield Finding("ok", "engine", f"{settings.engine.name} runs {names} at {settings.batch.max_size} rows, "
-                  f"warm in {took:.2f} s")
+    device = choice.name in GPU_ENGINES
+    yield Finding("ok", "engine", f"{choice.name} serves ({choice.why})")
+    yield Finding("ok", "engine", f"{'onnx_cpu beside it' if device else choice.name} runs {', '.join(engines)} at "
+                  f"{settings.batch.max_size} rows, warm in {took:.2f} s")
+    if device:
+        yield from _plans(settings, choice, bundles)
+
+
+def _plans(settings: Settings, choice: Choice, bundles: Mapping[str, Bundle]) -> Iterator[Finding]:
+    from pipeline.fitting import Fitter
+
+    fitter = Fitter(settings, Events(Metrics()), choice)
+    for name, bundle in bundles.items():
+        missing = fitter.missing(bundle)
+        yield Finding("note", "engine", f"{name}: {missing}", f"the worker builds it while the CPU serves; or before "
+                      f"that: kizashi models build {name}") if missing else Finding("ok", "engine", f"{name}: built")
 
 
 def _worker(settings: Settings) -> Finding:
