@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,16 +155,13 @@ def _opened(name: str, bundle: "Bundle", settings: "Settings") -> Iterator["Engi
 
         supply = GpuSupply(name, bundle, options)
         for case in bundle.golden.cases if bundle.golden else ():  # a plan for each shape of its rows
-            supply.ensure({key: array.shape[1:] for key, array in case.inputs.items()}, _progress)
+            tell = partial(print, f"{name}, {case.name}:", file=sys.stderr, flush=True)
+            supply.ensure({key: array.shape[1:] for key, array in case.inputs.items()}, tell)
     engine = open_engine(name, bundle, options)
     try:
         yield engine
     finally:
         engine.close()
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _parity(found: Check, name: str, report: "ParityReport") -> None:
@@ -182,10 +180,11 @@ def _table(found: Check, times: "list[BucketTimes]") -> None:
 
 
 def _budget(found: Check, bundle: "Bundle", times: "list[BucketTimes]", used: int, name: str) -> None:
+    # The budget is for a CPU: what a driver holds in a process is a matter of the GPU.
     budget, p99 = bundle.spec.budget, next((t.total.p99 / 1000 for t in times if t.rows == FULL_BATCH), None)
     asked: Mapping[str, tuple[float | None, float | None, str]] = {
         f"p99 of {FULL_BATCH} rows": (p99, budget.latency_ms if name == "onnx_cpu" else None, "ms"),
-        "memory": (used / _MIB, budget.memory_mb, "MiB"),
+        "memory": (used / _MIB, budget.memory_mb if name == "onnx_cpu" else None, "MiB"),
     }
     said = []
     for what, (value, limit, unit) in asked.items():
