@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engines.archive import LIMITS, pack, read_files, read_manifest, unpack
 from engines.spec import BundleError
@@ -127,3 +129,16 @@ def test_bundle_that_is_mounted_by_a_link_is_read(tmp_path):
     (tmp_path / "data.zip").write_bytes(pack(FILES))
     (tmp_path / "b.zip").symlink_to("data.zip")
     assert read_files(tmp_path / "b.zip") == FILES
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damaged_zip_is_the_same_or_refused_but_never_crashes(data):
+    whole = pack(FILES)
+    start = data.draw(st.integers(0, len(whole)))
+    cut = data.draw(st.integers(0, 40))
+    changed = whole[:start] + data.draw(st.binary(max_size=40)) + whole[start + cut :]
+    try:
+        assert pack(unpack(changed)) == changed
+    except ValueError:
+        assert changed != whole

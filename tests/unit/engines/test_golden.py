@@ -117,3 +117,15 @@ def test_rows_are_scaled_to_the_scores_that_are_wanted(tmp_path):
 def test_array_that_no_engine_takes_is_not_written():
     with pytest.raises(ValueError, match="dtype complex128 is none of"):
         encode(Golden((case(inputs={"x": np.zeros(3, complex)}),)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(at=st.integers(0, 500), new=st.binary(max_size=9), cut=st.integers(0, 9))
+def test_damaged_vectors_are_read_or_refused_but_never_crash(at, new, cut):
+    whole = encode(Golden((case(),)))
+    at %= len(whole)
+    try:
+        read = decode(whole[:at] + new + whole[at + cut :])
+    except ValueError:
+        return
+    assert all(len(array) == c.rows for c in read.cases for array in (*c.inputs.values(), *c.outputs.values()))
