@@ -94,6 +94,9 @@ class Fitter:
         Raises ModelError, and with `build` EngineError with why the device cannot serve.
         """
         engines = Engines(bundle, self.ground(bundle))
+        if bundle.trust.status == "unsigned":
+            self._events.emit("bundle_unsigned", bundle=bundle.spec.name, version=bundle.spec.version,
+                              why=bundle.trust.why)
         if self.wants_device and (build or not self.missing(bundle)):
             try:
                 return self.with_device(engines, shapes)

@@ -110,6 +110,7 @@ EVENTS: dict[str, Event] = {
         quiet_s=1.0,
     ),
     # the models and their engines
+    "bundle_unsigned": Event(_WARNING, "a bundle that nobody vouches for serves: models.allow_unsigned is true"),
     "swapped": Event(_INFO, "a new version of a bundle serves; `state` says whether assets kept theirs"),
     "swap_waiting": Event(_INFO, "a new version waits until the assets that send are warm for it"),
     "swap_refused": Event(_WARNING, "a new version cannot serve, the last good one goes on; `why` says what to mend"),
