@@ -36,18 +36,20 @@ class Slow:
 class Device:
     """A pipelined engine over a plain one: what is begun is computed when it is finished.
 
-    lose_at: how many batches are finished before the device is lost. hang: `finish` waits for `go`. pinned: sets of
+    lose_at, hang_at: how many batches are finished before it is lost, or hangs until `go` is set. pinned: sets of
     pinned arrays that it has. nan: every score is none. Outputs are overwritten once `depth` more batches are begun, as
-    a real device's are. f8 inputs are f4 on it.
+    a real device's are. f8 inputs are f4 on it, unless it is exact.
     """
 
     name = "device"
 
-    def __init__(self, of: Engine, depth: int = 3, *, lose_at: int | None = None, pinned: int = 2, nan: bool = False,
-                 poison_begin: float | None = None) -> None:
+    def __init__(self, of: Engine, depth: int = 3, *, lose_at: int | None = None, hang_at: int | None = None,
+                 pinned: int = 2, nan: bool = False, poison_begin: float | None = None, exact: bool = False) -> None:
         self.of, self.depth, self.outputs = of, depth, of.outputs
-        self.inputs = tuple(TensorSpec(s.name, s.dtype.replace("f8", "f4"), s.shape) for s in of.inputs)
-        self.lose_at, self.pinned, self.nan, self.poison_begin = lose_at, pinned, nan, poison_begin
+        self.inputs = of.inputs if exact else tuple(
+            TensorSpec(s.name, s.dtype.replace("f8", "f4"), s.shape) for s in of.inputs)
+        self.lose_at, self.hang_at, self.nan, self.poison_begin = lose_at, hang_at, nan, poison_begin
+        self.pinned = pinned
         self.go, self.hung, self.closed = threading.Event(), threading.Event(), threading.Event()
         self.go.set()
         self.begun: deque[tuple[int, Arrays]] = deque()
@@ -88,9 +90,11 @@ class Device:
     def finish(self, ticket: int) -> Arrays:
         oldest, inputs = self.begun.popleft()
         assert oldest == ticket, "finished out of order"
+        if self.finished == self.hang_at:
+            self.go.clear()
         if not self.go.is_set():
             self.hung.set()
-            assert self.go.wait(60)
+            self.go.wait()
         if self._gone:
             raise EngineLost("the device fell off the bus")
         wide = {s.name: inputs[s.name].astype(s.dtype) for s in self.of.inputs}

@@ -52,14 +52,16 @@ def eventually(what: Callable[[], Any], within_s: float, why: str = "", every_s:
 
 
 class Worker:
-    """A `kizashi run` process and its log."""
+    """A `kizashi run` process and its log. program: instead of kizashi; environment: of the process, None: ours."""
 
-    def __init__(self, config: Path, log: Path, assignments: Sequence[str] = ()) -> None:
+    def __init__(self, config: Path, log: Path, assignments: Sequence[str] = (), program: Sequence[str] = (),
+                 environment: Mapping[str, str] | None = None) -> None:
         self.log = log
         options = [part for assignment in assignments for part in ("--set", assignment)]
         with log.open("wb") as stderr:
-            self.process = subprocess.Popen([*KIZASHI, "run", "-c", str(config), *options], cwd=ROOT, stdout=stderr,
-                                            stderr=stderr, env=os.environ | {"PYTHONPATH": str(ROOT)})
+            self.process = subprocess.Popen(
+                [*(program or KIZASHI), "run", "-c", str(config), *options], cwd=ROOT, stdout=stderr, stderr=stderr,
+                env=dict(environment) if environment is not None else os.environ | {"PYTHONPATH": str(ROOT)})
 
     @property
     def pid(self) -> int:
@@ -168,10 +170,11 @@ class Bed:
     def name(self, topic: Any) -> str:
         return self.settings.topics.name(topic)
 
-    def worker(self, *assignments: str) -> Worker:
+    def worker(self, *assignments: str, program: Sequence[str] = (),
+               environment: Mapping[str, str] | None = None) -> Worker:
         """Start a worker."""
         log = self.folder / f"worker-{len(self.workers)}.log"
-        self.workers.append(Worker(self.config, log, assignments))
+        self.workers.append(Worker(self.config, log, assignments, program, environment))
         return self.workers[-1]
 
     def close(self) -> None:
