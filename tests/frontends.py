@@ -39,7 +39,7 @@ def _features(graph: front.GraphBuilder, signal: front.Signal) -> str:
     length, still = signal.length, front.centred(graph, signal)
     frames = front.mean_spectrum(graph, front.stft(graph, still, length // 4, length // 8))
     demodulated = front.envelope(graph, still, 1.0, (0.125, 0.375), decimate=2, taps=15)
-    impacts = front.spectrum(graph, front.centred(graph, demodulated))
+    impacts = front.spectrum(graph, demodulated, centre=True)
     columns = [
         graph.node("Sqrt", front.bands(graph, frames, 1.0, [(0.0, 0.2), (0.2, 0.4), (0.4, 0.6)])),
         graph.node("Sqrt", front.bands(graph, impacts, 0.5, [(0.0, 0.13), (0.13, 0.3)])),

@@ -8,7 +8,7 @@ arithmetic on every engine. Graphs keep to operators that TensorRT builds well: 
     signal = centred(graph, scaled(graph, counts, scale=0.0023))         # m/s2
     lines = mean_spectrum(graph, stft(graph, signal, size=256, hop=128))
     demodulated = envelope(graph, signal, 25600.0, (2000.0, 6000.0), decimate=4)
-    impacts = spectrum(graph, centred(graph, demodulated))
+    impacts = spectrum(graph, demodulated, centre=True)
     columns = [
         bands(graph, lines, 25600.0, [(0.0, 1000.0), (1000.0, 4000.0), (4000.0, 12800.0)]),
         bands(graph, impacts, 6400.0, [(20.0, 200.0), (200.0, 1000.0)]),

@@ -62,6 +62,16 @@ def test_spectrum_of_a_whole_signal_is_the_stft_of_one_frame(length, seed, windo
     np.testing.assert_allclose(run(x), amplitudes(x, length, 1, window)[..., 0] ** 2, rtol=2e-5, atol=2e-5)
 
 
+@given(length=st.integers(4, 600), mean=st.floats(-100, 100), window=st.sampled_from(sorted(WINDOWS)))
+@settings(max_examples=30)
+def test_spectrum_that_centres_is_the_spectrum_of_the_centred_signal(length, mean, window):
+    x = (np.random.default_rng(length).normal(size=(2, 2, length)) + mean).astype("f4")
+    quiet = x - x.astype("f8").mean(-1, keepdims=True)
+    run = on_signal(lambda g, s: spectrum(g, s, window, power=False, centre=True).name, 2, length, (2, length // 2 + 1))
+    # Each constant is rounded to 2**-24 of itself: what the mean leaks through.
+    np.testing.assert_allclose(run(x), amplitudes(quiet, length, 1, window)[..., 0], atol=5e-6 + 1e-6 * abs(mean))
+
+
 def test_mean_over_frames_is_welch_and_bands_add_its_lines():
     x = np.random.default_rng(5).normal(size=(3, 2, 2048)).astype("f4")
     edges = [(0.0, 1000.0), (1000.0, 4000.0), (4000.0, 12801.0)]
