@@ -128,10 +128,10 @@ def _profile(builder: Any, network: Any, facts: dict[str, TensorFacts], spec: Bu
     """
     profile = builder.create_optimization_profile()
     for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        row = _row(facts[tensor.name], spec)
-        tensor.shape = (-1, *row)
-        profile.set_shape(tensor.name, (1, *row), (spec.max_batch, *row), (spec.max_batch, *row))
+        entry = network.get_input(i)
+        row = _row(facts[entry.name], spec)
+        entry.shape = (-1, *row)
+        profile.set_shape(entry.name, (1, *row), (spec.max_batch, *row), (spec.max_batch, *row))
     return profile
 
 

@@ -5,15 +5,17 @@ from collections import deque
 from typing import Any
 
 from engines.base import EngineError, EngineLost
+from engines.gpu.faults import STICKY
 from engines.gpu.library import DTYPES, Library, made, recorder
 from engines.gpu.plan import PlanTensor
 from engines.gpu.report import RIM, one_line
 
-# CUDA errors after which the context is gone (CUDA's runtime numbers; its words where only those are in the text).
-_STICKY = re.compile(
-    r"cudaError (214|700|709|71[0-9]|999)\b|illegal memory access|illegal instruction|misaligned address|"
-    r"invalid program counter|hardware stack error|unspecified launch failure|launch timed out|device-side assert|"
-    r"uncorrectable ECC|context is destroyed|invalid address space",
+# What the library says of a CUDA error: its number, which is the driver's, or only CUDA's words for one that is sticky.
+_NUMBER = re.compile(r"cudaError (\d+)\b")
+_WORDS = re.compile(
+    r"illegal memory access|illegal instruction|misaligned address|invalid program counter|hardware stack error|"
+    r"unspecified launch failure|launch timed out|device-side assert|uncorrectable ECC|context is destroyed|"
+    r"invalid address space",
     re.IGNORECASE,
 )
 # Lines of the library's log that are kept to explain a refusal: it says the reason before the call returns.
@@ -106,7 +108,7 @@ class PlanEngine:
         if ok and not self._recorder.errors:
             return
         why = f"{what} failed: {self._why()}"
-        if _STICKY.search(why):
+        if _WORDS.search(why) or any(int(number) in STICKY for number in _NUMBER.findall(why)):
             raise EngineLost(why)
         raise EngineError(why)
 
