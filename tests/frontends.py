@@ -1,4 +1,4 @@
-"""A model that begins at samples and uses every front end, for tests of engines and builds."""
+"""Models that begin at samples, for tests of engines and builds: every front end, and a net of every kind of layer."""
 
 import numpy as np
 import onnxruntime as ort
@@ -46,3 +46,35 @@ def _features(graph: front.GraphBuilder, signal: front.Signal) -> str:
         front.statistics(graph, signal, ("rms", "crest", "kurtosis")),
     ]
     return front.flat(graph, graph.node("Concat", *columns, axis=-1), 8 * signal.channels)
+
+
+def autoencoder(channels: int = 3, length: int = 512) -> bytes:
+    """Window model with the asset's mean and std as inputs: convolutions, a residual, a gate, attention, and back.
+
+    x f4 (n, frames, channels, samples), mean and std f4 (n, channels) -> score, the mean square error. Tensors that
+    feed two nodes and products of two computed tensors: where a conversion to float16 goes wrong first.
+    """
+    graph, rng = front.GraphBuilder("autoencoder"), np.random.default_rng(5)
+    signal = front.standardised_per_asset(graph, front.windows(graph, "x", channels, length), "mean", "std")
+
+    def conv(x: str, inputs: int, outputs: int, taps: int, stride: int = 1) -> str:
+        weight = rng.normal(size=(outputs, inputs, taps)) / (inputs * taps) ** 0.5
+        pads = [taps // 2, taps // 2]
+        return graph.node("Conv", x, weight, rng.normal(size=outputs) * 0.1, strides=[stride], pads=pads)
+
+    def back(x: str, inputs: int, outputs: int) -> str:
+        weight = rng.normal(size=(inputs, outputs, 4)) / (2 * inputs) ** 0.5
+        return graph.node("ConvTranspose", x, weight, strides=[2], pads=[1, 1])
+
+    relu = lambda x: graph.node("Relu", x)  # noqa: E731
+    code = relu(conv(relu(conv(signal.name, channels, 16, 5, 2)), 16, 32, 5, 2))
+    code = graph.node("Add", code, relu(conv(code, 32, 32, 3)))
+    code = graph.node("Mul", code, graph.node("Sigmoid", conv(code, 32, 32, 1)))
+    turned = graph.node("Transpose", code, perm=[0, 2, 1])
+    attention = graph.node("Softmax", graph.node("MatMul", turned, code), axis=-1)
+    mixed = graph.node("Transpose", graph.node("MatMul", attention, turned), perm=[0, 2, 1])
+    again = back(relu(back(graph.node("Add", code, mixed), 32, 16)), 16, channels)
+    size = channels * length
+    rows = front.flat(graph, signal.name, size)
+    graph.output("score", front.reconstruction_error(graph, rows, front.flat(graph, again, size), size), ())
+    return graph.build()

@@ -88,6 +88,8 @@ CASES = {
     # Raw bytes to score: 18 of 100 operators seen, so a mean or a mask that no longer fuses breaks it. The activations
     # are those of the spectra of 256 x 3 signals: 63 MiB seen.
     "fused": Case(frontends.fused(True, CHANNELS, LENGTH), {"frames": 2, "samples": LENGTH // 2}, 20, 72),
+    # Casts, layouts and activations fuse into the 7 convolutions and products; 14 in float16 for the attention's casts.
+    "autoencoder": Case(frontends.autoencoder(), {"frames": 1, "samples": 512}, 16, 64),
     # int16 from bytes, transpose and scale are one pass over the samples and need no memory.
     "counts": case_of_part(lambda g, s: (front.scaled(g, s, [1.0, 2.0, 3.0]).name, (CHANNELS, LENGTH)), 1, 1),
     # The convolution, its input laid out, and powers: the form for which STFT takes 8 kernels.
@@ -151,6 +153,12 @@ def test_scratch_memory_is_that_of_the_largest_batch(reports):
     assert sizes == sorted(sizes) and sizes[0] < sizes[2] / 4
 
 
-def test_float16_of_a_front_end_model_adds_few_casts(reports):
-    single, half = (report(reports, "fused", precision) for precision in PRECISIONS)
+@pytest.mark.parametrize("name", ["dense", "fused", "autoencoder"])
+def test_float16_costs_no_more_than_two_kernels_for_casts(reports, name):
+    single, half = (report(reports, name, precision) for precision in PRECISIONS)
     assert half["kernels"] <= single["kernels"] + 2
+
+
+def test_float16_halves_the_weights_of_a_net(reports):
+    single, half = (report(reports, "autoencoder", precision)["weights_bytes"] for precision in PRECISIONS)
+    assert 0 < half < 0.6 * single
