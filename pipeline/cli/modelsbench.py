@@ -1,8 +1,11 @@
 """`kizashi models bench`: how long a batch takes on each engine of this machine, per size and stage."""
 
 import json
+import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +15,9 @@ from pipeline.cli.options import Assignments, ConfigFile, read_settings
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
-    from engines import Bundle
+    from collections.abc import Iterator
+
+    from engines import Bundle, Engine
     from engines.measure import BucketTimes
     from pipeline.ops.settings import Settings
 
@@ -84,20 +89,15 @@ def _tell(bundle: "Bundle", name: str, why: str, as_json: bool) -> None:
 
 def _measured(name: str, bundle: "Bundle", settings: "Settings", rounds: int, as_json: bool) -> str:
     """Measure one engine on one bundle and print it; return why it cannot be, empty if it was."""
-    from engines import EngineError, open_engine
+    from engines import EngineError, EngineLost
     from engines.measure import measure
-    from engines.supply import EngineOptions
 
-    e = settings.engine
     try:
-        opened = open_engine(name, bundle, EngineOptions(e.threads, e.precision, _MAX_BATCH, cache=e.cache))
-        try:
+        with _opened(name, bundle, settings) as opened:
             opened.warm_up(_MAX_BATCH)
             times = measure(opened, bundle, time.perf_counter, rounds=rounds)
             notes = _notes(opened)
-        finally:
-            opened.close()
-    except EngineError as error:
+    except (EngineError, EngineLost) as error:
         return str(error)
     if as_json:
         for row in times:
@@ -109,6 +109,28 @@ def _measured(name: str, bundle: "Bundle", settings: "Settings", rounds: int, as
               f"{times[0].depth} in flight{said}; us")
         print("\n".join(_table(times)))
     return ""
+
+
+@contextmanager
+def _opened(name: str, bundle: "Bundle", settings: "Settings") -> "Iterator[Engine]":
+    """Open an engine; for a GPU the plan of the rows that are measured is built first, with a line per step."""
+    from engines import open_engine
+    from engines.measure import sample_rows
+    from engines.supply import GPU_ENGINES, EngineOptions
+
+    e = settings.engine
+    options = EngineOptions(e.threads, e.precision, _MAX_BATCH, cache=e.cache, build_timeout_s=e.build_timeout_s,
+                            build_memory_mb=e.build_memory_mb)
+    engine = open_engine(name, bundle, options)
+    try:
+        if name in GPU_ENGINES:
+            from engines.gpu.provide import GpuSupply
+
+            shapes = {key: rows.shape[1:] for key, rows in sample_rows(engine.inputs, bundle, 1).items()}
+            GpuSupply(name, bundle, options).ensure(shapes, partial(print, f"{name}:", file=sys.stderr, flush=True))
+        yield engine
+    finally:
+        engine.close()
 
 
 def _notes(engine: Any) -> dict[str, str]:
