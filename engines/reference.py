@@ -132,12 +132,16 @@ def _conv(x: list[Array], a: Attributes) -> Array:
 
 
 def _slice(x: list[Array], a: Attributes) -> Array:
+    """Clamp as ONNX words it, which for negative steps is not as NumPy does."""
     axes = x[3] if len(x) > 3 else range(len(x[1]))
     steps = x[4] if len(x) > 4 else [1] * len(x[1])
-    cut = [slice(None)] * x[0].ndim
+    made = x[0]
     for axis, start, end, step in zip(axes, x[1], x[2], steps, strict=True):
-        cut[axis] = slice(int(start), int(end), int(step))
-    return x[0][tuple(cut)]
+        size = x[0].shape[axis]
+        first, last = (int(at + size if at < 0 else at) for at in (start, end))
+        low, high = (0, size) if step > 0 else (-1, size - 1)
+        made = np.take(made, range(min(max(first, 0), high), min(max(last, low), high), int(step)), axis=int(axis))
+    return made
 
 
 def _softmax(x: list[Array], a: Attributes) -> Array:

@@ -98,6 +98,16 @@ def test_chart_in_float32_agrees_with_the_chart_in_float64_and_decides_the_same(
     assert ((ours["score"] >= 1) == (exact["score"] >= 1))[~near].all()
 
 
+def test_chart_in_float32_alerts_on_what_is_beyond_its_range():
+    """1e200 is infinite in float32: cut like any other, it is a large score and not a NaN. A NaN stays one."""
+    rows = {name: a.astype("f4") for name, a in charts(2, 8).items()}
+    rows["z"][3, 0], rows["z"][4, 2], rows["z"][5, 0] = np.inf, -3e38, np.nan
+    made = run(to_precision(BY_NAME["anomaly-mewma"], "f32"), rows)
+    assert np.isfinite(made["score"][[3, 4]]).all() and (made["score"][[3, 4]] > 1e6).all()
+    np.testing.assert_allclose(made["contributions"][[3, 4]].sum(1), 1, rtol=1e-5)
+    assert np.isnan(made["score"][5])
+
+
 def test_chart_has_nothing_for_float16_so_both_precisions_are_one_graph():
     """T2 is a square of unknown size: 65,504 of it would be infinite."""
     assert to_precision(BY_NAME["anomaly-mewma"], "f16") == to_precision(BY_NAME["anomaly-mewma"], "f32")
