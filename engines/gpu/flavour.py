@@ -13,12 +13,12 @@ from engines.gpu.library import Library, OnLine
 from engines.gpu.network import compile_model
 from engines.gpu.plan import BuildReport, BuildSpec, PlanTensor
 from engines.gpu.planengine import PlanContext, PlanEngine
+from engines.supply import CPU_SETTING
 
-__all__ = ["CPU_SETTING", "FLAVOURS", "Flavour", "PlanContext", "PlanEngine", "PlanTensor", "load_flavour"]
+__all__ = ["FLAVOURS", "Flavour", "PlanContext", "PlanEngine", "PlanTensor", "load_flavour"]
 
 #: Name of a flavour -> the package that holds it and the extra of kizashi that installs it.
 FLAVOURS = {"tensorrt": ("tensorrt", "gpu"), "tensorrt_rtx": ("tensorrt-rtx-cu13", "rtx")}
-CPU_SETTING = 'set [engine] name = "onnx_cpu" (CPU, package onnxruntime)'
 
 
 class Flavour:

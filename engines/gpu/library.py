@@ -3,6 +3,7 @@
 The module is a parameter here: `engines.gpu.flavour` alone imports it.
 """
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any
 
 from engines.base import EngineError
 from engines.gpu.report import one_line
+
+# Lines of the library's log that are kept to explain a refusal: it says the reason before the call returns.
+_KEPT_LINES = 16
 
 OnLine = Callable[[str], None]
 DTYPES = {"FLOAT": "f4", "HALF": "f2", "INT32": "i4", "INT64": "i8", "UINT8": "u1", "BOOL": "b1", "INT8": "i1"}
@@ -20,7 +24,7 @@ class Library:
     """A TensorRT package, imported. version: of its library. features: what it offers beyond what all have.
 
     logger: one for all and for good, because the library takes the first that it is given in a process and ignores
-    others. It hands each line to its `keep`.
+    others.
     """
 
     name: str
@@ -60,14 +64,17 @@ def forget(severity: str, text: str) -> None:
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base is known only at run time
-        """Hands each line to `keep`, which may not raise; called from any thread."""
+        """Called from any thread, and may not raise. keep: gets every line. said: the last warnings and errors."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.keep: Callable[[str, str], None] = forget
+            self.said: deque[str] = deque(maxlen=_KEPT_LINES)
 
         def log(self, severity: Any, text: str) -> None:
             self.keep(severity.name, text)
+            if severity.name in ("WARNING", "ERROR", "INTERNAL_ERROR"):
+                self.said.append(one_line(text))
 
     return Logger()
 

@@ -7,6 +7,7 @@ from engines.base import EngineError
 from engines.gpu.library import DTYPES, Library, OnLine, forget, made, monitor
 from engines.gpu.plan import BuildReport, BuildSpec, PlanTensor
 from engines.gpu.report import RIM, TYPES, Log, refusal
+from engines.supply import CPU_SETTING
 from engines.wire import TensorFacts, read_model
 
 # Compute capability 7.5: TensorRT-RTX refuses float32 products there, and dynamic ones can silently give zeros.
@@ -91,7 +92,7 @@ def _target(library: Library, config: Any, targets: tuple[str, ...], device_cc: 
         return
     if _REFUSED in (*targets, device_cc):
         raise EngineError(f"compute capability {_REFUSED} (Turing) is not supported: {library.name} refuses float32 "
-                          'products there; set [engine] name = "onnx_cpu"')
+                          f"products there; {CPU_SETTING}")
     offered = library.trt.ComputeCapability.__members__
     known = {f"{name[2:-1]}.{name[-1]}": value for name, value in offered.items() if name.startswith("SM")}
     unknown = [cc for cc in targets if cc not in known]

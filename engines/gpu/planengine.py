@@ -1,14 +1,13 @@
 """A loaded plan and its execution contexts: what a session on the GPU calls for every batch."""
 
 import re
-from collections import deque
 from typing import Any
 
 from engines.base import EngineError, EngineLost
 from engines.gpu.faults import STICKY
 from engines.gpu.library import DTYPES, Library, made, recorder
 from engines.gpu.plan import PlanTensor
-from engines.gpu.report import RIM, one_line
+from engines.gpu.report import RIM
 
 # What the library says of a CUDA error: its number, which is the driver's, or only CUDA's words for one that is sticky.
 _NUMBER = re.compile(r"cudaError (\d+)\b")
@@ -18,8 +17,6 @@ _WORDS = re.compile(
     r"invalid address space",
     re.IGNORECASE,
 )
-# Lines of the library's log that are kept to explain a refusal: it says the reason before the call returns.
-_KEPT_LINES = 16
 
 
 class PlanEngine:
@@ -33,14 +30,13 @@ class PlanEngine:
         self._library = library
         self._engine: Any = None
         self._runtime: Any = None
-        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._recorder = recorder(library.trt)
-        library.logger.keep = self._keep  # of several engines the newest hears what no recorder does
-        self._runtime = made(library.trt.Runtime(library.logger), "runtime", self._said)
+        self._runtime = made(library.trt.Runtime(library.logger), "runtime", library.logger.said)
         self._runtime.error_recorder = self._recorder  # engines and contexts take it over
         self._runtime.engine_host_code_allowed = False
         if hasattr(self._runtime, "tempfile_control_flags"):
             self._runtime.tempfile_control_flags = 0  # a plan of ours writes no files
+        library.logger.said.clear()
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(f"{library} cannot load the plan: {self._why()}")
@@ -92,15 +88,12 @@ class PlanEngine:
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         return engine.create_execution_context(config)
 
-    def _keep(self, severity: str, text: str) -> None:
-        if severity in ("WARNING", "ERROR", "INTERNAL_ERROR"):
-            self._said.append(one_line(text))
-
     def _why(self) -> str:
         """Return what the library said about the last failure, and forget it."""
         recorded = self._recorder.take()
-        said = [*recorded, *(line for line in self._said if line not in recorded)]
-        self._said.clear()
+        lines = self._library.logger.said
+        said = [*recorded, *(line for line in list(lines) if line not in recorded)]
+        lines.clear()
         return "; ".join(said[-3:]) or "it gives no reason"
 
     def _check(self, ok: bool, what: str) -> None:

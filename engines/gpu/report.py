@@ -119,6 +119,8 @@ def refusal(operator: str, node: str, why: str) -> str:
     """Say which node cannot be built and what to use instead."""
     where = f"node {node!r} ({operator})" if operator else f"{node!r}" if node else "the model"
     instead = INSTEAD.get(operator)
+    if "Plugin not found" in why:  # what the parser says of every operator that it does not know
+        why = "the library has no such operator"
     return f"{where}: {one_line(why)}" + (f"; use {instead}" if instead else "")
 
 

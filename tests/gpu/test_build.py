@@ -162,7 +162,7 @@ def _cast(kind: int) -> bytes:
 
 
 @pytest.mark.parametrize("model, said", [
-    (_dft(), ("node 'spectrum' (DFT)", "strided Conv or a MatMul")),
+    (_dft(), ("node 'spectrum' (DFT): the library has no such operator", "strided Conv or a MatMul")),
     (_cast(TensorProto.INT16), ("'x'", "int16", "pairs of uint8")),
     (_model([helper.make_node("Unique", ["x"], ["score"], name="only")], (TensorProto.FLOAT, ["n"]), ["k"]),
      ("node 'only' (Unique)", "TopK")),
