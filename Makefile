@@ -4,6 +4,7 @@ PYTHON ?= python3
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip --quiet --disable-pip-version-check
 KILLS  ?= 20
+SWAPS  ?= 200
 PYTEST ?=
 
 .DEFAULT_GOAL := help
@@ -29,6 +30,9 @@ unit: .venv/dev.ok  ## the tests that need no broker and no second process
 
 chaos: .venv/dev.ok .build/kafka.ok  ## kill -9 the worker on real Kafka, KILLS=20 times, judged by the oracle
 	$(PY) -m tests.chaos --kills $(KILLS)
+
+soak: .venv/dev.ok .build/kafka.ok  ## swap models under load on real Kafka, SWAPS=200 times
+	$(PY) -m tests.soak --swaps $(SWAPS)
 
 bench: .venv/dev.ok .build/kafka.ok  ## every benchmark of tests/bench, one table each
 	$(PY) -m tests.bench

@@ -21,6 +21,8 @@ from pipeline.errors import BrokerError, Fatal
 from pipeline.fitting import Fitter
 from pipeline.fleet import Fleet
 from pipeline.flow import Flow
+from pipeline.modelwatch import ModelWatch
+from pipeline.offers import FolderModels
 from pipeline.ops import heap, logs
 from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
 from pipeline.ops.events import Events
@@ -94,7 +96,11 @@ class Runtime:
         self.births = BirthBook()
         self.telemetry = telemetry = Telemetry.start(settings.worker.watchdog_s)
         self.metrics, self.events, self.health = telemetry.metrics, telemetry.events, telemetry.health
-        self.bundles = dict(bundles) if bundles is not None else bundles_of(settings)
+        self.watched = settings.models.folder is not None and settings.models.poll_s > 0 and engines is None
+        refused: list[str] = []
+        self.bundles = dict(bundles) if bundles is not None else bundles_of(settings, refused, resume=self.watched)
+        for why in refused:
+            self.events.emit("swap_refused", why=why)
         self.fitter = fitter(settings, self.events) if engines is None else None
         self.engines = self._open(engines)
         self.health.warm = True
@@ -193,6 +199,9 @@ class Runtime:
             gc.collect()
             gc.freeze()  # start-up's objects are never garbage. Thresholds above the defaults gained nothing on W1
             heap.give_back()  # what reading all births needed
+            if self.watched and self.fitter is not None:
+                offers = FolderModels(settings, self.fitter, fleet, self.events)
+                self._spawn(ModelWatch(offers, flow, custody, self.events, settings.models.poll_s).run())
             self._spawn(custody.checkpoints(), follower.failed(),
                         BrokerWatch(cfg, self.health, self.events).run(), self._library_lines(),
                         app.wait_until_stopped())

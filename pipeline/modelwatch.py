@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engines.base import EngineError, TensorSpec
-from engines.bundle import Bundle, BundleError
+from engines.bundle import Bundle, BundleError, Candidate
 from pipeline.columns import Effects
 from pipeline.custody import Custody
 from pipeline.errors import ModelError
@@ -25,19 +25,14 @@ WARM_POLL_S, WAITING_EVERY_S = 1.0, 60.0
 MAX_NAMED = 5
 
 
-class Candidate(Protocol):
-    """A bundle that the folder offers for a name. mark: changes when its bytes may have changed."""
-
-    name: str
-    version: str
-    mark: str
-
-
 class Prepared(Protocol):
     """A candidate that is verified, loaded, warm and checked on its golden vectors, on an engine of its own."""
 
-    bundle: Bundle
-    inputs: tuple[TensorSpec, ...]
+    @property
+    def bundle(self) -> Bundle: ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
 
     def install(self) -> None:
         """Take over from the engine that serves; called between two batches."""
@@ -54,6 +49,9 @@ class Models(Protocol):
 
     def serving(self) -> Mapping[str, tuple[Bundle, str]]:
         """Return what serves each name, and the mark it had."""
+
+    def begin(self) -> None:
+        """Remember what serves at the start."""
 
     def prepare(self, candidate: Candidate) -> Prepared:
         """Try a candidate. Raises BundleError, EngineError or ModelError with everything that is wrong."""
@@ -79,6 +77,7 @@ class ModelWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        await asyncio.to_thread(self._models.begin)
         while True:
             await asyncio.sleep(self._poll_s)
             await self.look()

@@ -167,11 +167,21 @@ def _seat_alike(pool: Pool, heir: Heir, slots: I64) -> None:
             mirror.calibration.pop(slot, None)
             heir.learnt.pop(slot, None)
             mirror.slots[slot] = pool.slots[slot]
+            _keep_step(pool, mirror, slot)
+
+
+def _keep_step(pool: Pool, mirror: Pool, slot: int) -> None:
+    """Let an heir's windows end where the old ones end: no asset waits for its next window longer than a hop."""
+    old, new = pool.bundle.spec.window, mirror.bundle.spec.window
+    if old is not None and new is not None and old.hop == new.hop:
+        ends = pool.table["frames"][slot] - old.size // pool.samples  # of whole windows, modulo a hop
+        mirror.table["frames"][slot] = (ends + new.size // pool.samples) % (new.hop // pool.samples)
 
 
 def _warm(mirror: Pool, slot: int) -> bool:
-    if mirror.bundle.spec.window is not None:
-        return bool(mirror.table["frames"][slot] >= mirror.bundle.spec.window.size // mirror.samples)
+    spec = mirror.bundle.spec.window
+    if spec is not None:  # it may have begun to count at any part of a hop
+        return bool(mirror.table["frames"][slot] >= (spec.size + spec.hop) // mirror.samples)
     return bool(mirror.table["ready"][slot])
 
 

@@ -23,7 +23,7 @@ NO_LIMIT = {"null": 2.0, "onnx": 1e9}
 
 _PASSPORT = """
 name = "w1-{kind}"
-version = "1.0.0"
+version = "{version}"
 kind = "window"
 rule = "w1"
 threshold = {threshold!r}
@@ -134,13 +134,15 @@ def _model(name: str, nodes: list[onnx.NodeProto], constants: list[TensorProto])
     return model
 
 
-def save_bundle(folder: Path, kind: str, threshold: float) -> Path:
-    """Write bundle `w1-KIND` below `folder`; returns its own folder."""
+def save_bundle(folder: Path, kind: str, threshold: float, version: str = "1.0.0", window: int = WINDOW) -> Path:
+    """Write bundle `w1-KIND` below `folder`; returns its own folder. window: of `null`, which takes any."""
     model = (null_graph() if kind == "null" else autoencoder_graph()).SerializeToString()
-    passport = _PASSPORT.format(kind=kind, threshold=threshold, window=WINDOW, hop=HOP, channels=CHANNELS).encode()
-    rows = np.random.default_rng(1).normal(size=(models.ROWS, WINDOW // SAMPLES, CHANNELS, SAMPLES)).astype("f4")
+    passport = _PASSPORT.format(kind=kind, threshold=threshold, window=window, hop=HOP, channels=CHANNELS,
+                                version=version).encode()
+    rows = np.random.default_rng(1).normal(size=(models.ROWS, window // SAMPLES, CHANNELS, SAMPLES)).astype("f4")
     golden = models.golden_of(model, threshold, "score", 0, models.around(model, rows, threshold))
-    return models.write(folder / f"w1-{kind}", {MODEL: model, PASSPORT: passport, GOLDEN: golden}, f"w1-{kind}")
+    files = {MODEL: model, PASSPORT: passport, GOLDEN: golden}
+    return models.write(folder / f"w1-{kind}", files, f"w1-{kind}", version)
 
 
 def open_counting(kind: str, threshold: float) -> tuple[Bundle, Counting]:

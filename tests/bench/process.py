@@ -77,8 +77,13 @@ class WorkerProcess:
     def kill(self) -> None:
         """Kill -9."""
         self._process.kill()
+        self._end()
+
+    def _end(self) -> None:
         self._process.wait()
         self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
 
     def stop(self) -> None:
         """SIGTERM, and the end."""
@@ -87,7 +92,7 @@ class WorkerProcess:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        self._end()
 
 
 @contextmanager

@@ -38,13 +38,13 @@ def births(assets: int = ASSETS) -> list[AssetBirth]:
                             samples_per_frame=SAMPLES, asset_class="pump", site="bench") for i in range(assets)]
 
 
-def create(broker: str, prefix: str, assets: int = ASSETS) -> None:
-    """Create all topics under `prefix` and publish the births. Alerts carry the broker's append time."""
+def create(broker: str, prefix: str, assets: int = ASSETS, timestamps: tuple[Topic, ...] = (ALERT,)) -> None:
+    """Create all topics under `prefix` and publish the births. timestamps: topics that carry the broker's own time."""
     admin = AdminClient({"bootstrap.servers": broker})
     wanted = []
     for topic in ALL:
         config = dict(topic.settings)
-        if topic is ALERT:
+        if topic in timestamps:
             config["message.timestamp.type"] = "LogAppendTime"
         wanted.append(NewTopic(name_of(topic, prefix), PARTITIONS, 1, config=config))
     for done in admin.create_topics(wanted).values():

@@ -125,7 +125,7 @@ def test_a_new_version_with_another_state_serves_when_the_assets_are_warm(bed: B
 
     async def main() -> None:
         task = asyncio.create_task(watch(bed).look())
-        for seq in range(6, 14):
+        for seq in range(6, 16):
             await asyncio.sleep(0.02)
             assert "install" not in bed.log
             bed.feed(seq, seq + 1)

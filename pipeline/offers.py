@@ -1,0 +1,125 @@
+"""Offers: what the models folder has for each bundle that serves, tried out before it may take over.
+
+Blocking, meant for a thread: reading, verifying, loading, comparing, measuring.
+"""
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engines.base import Engine, EngineError, TensorSpec
+from engines.bundle import Bundle, Candidate, load_bundle
+from engines.measure import measure
+from pipeline.assembly import trust_policy
+from pipeline.errors import ModelError
+from pipeline.fitting import Fitter
+from pipeline.fleet import Fleet
+from pipeline.modelbook import candidates, ranked, read_record, record_active
+from pipeline.modelwatch import Prepared
+from pipeline.ops.events import Events
+from pipeline.ops.settings import Settings
+from pipeline.serving import CLOSE_S, Engines, Serving
+
+#: Full batches timed before a version may serve: their median is not moved by what else the machine does.
+ROUNDS = 20
+_MIB = 1 << 20
+
+
+@dataclass(slots=True)
+class Tried:
+    """A version that passed everything, warm on engines of its own (a Prepared of modelwatch)."""
+
+    bundle: Bundle
+    engines: Engines
+    serving: Serving
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.engines.ground.thread.engine.inputs
+
+    def install(self) -> None:
+        """Take over from the engines that serve."""
+        self.serving.replace(self.engines)
+
+    def discard(self) -> None:
+        """Close the engines, within seconds: they have nothing to finish."""
+        for thread in self.engines.threads:
+            thread.close(CLOSE_S)
+
+
+class FolderModels:
+    """The models folder as a source of new versions (Models of modelwatch)."""
+
+    def __init__(self, settings: Settings, fitter: Fitter, fleet: Fleet, events: Events) -> None:
+        self._settings, self._fitter, self._fleet, self._events = settings, fitter, fleet, events
+        paths = {c.path: c.mark for c in candidates(settings)}
+        self._marks = {name: paths.get(s.bundle.path, "") for name, s in fleet.servings.items()}
+        self._told: dict[str, str] = {}  # what has no readable manifest, and the mark that it had
+
+    def begin(self) -> None:
+        """Note what serves at the start."""
+        for name, serving in self._fleet.servings.items():
+            self._note(name, serving.bundle.spec.version)
+
+    def offers(self) -> Mapping[str, Candidate]:
+        """Return the best candidate of each bundle that serves. Raises ModelError when the folder cannot be read."""
+        found, record = candidates(self._settings), read_record(self._settings)
+        for candidate in found:
+            if candidate.fault and self._told.get(candidate.name) != candidate.mark:
+                self._told[candidate.name] = candidate.mark
+                self._events.emit("swap_refused", bundle=candidate.name, version="",
+                                  why=f"{candidate.path}: {candidate.fault}")
+        best = {name: next(iter(ranked(name, found, record)), None) for name in self._fleet.servings}
+        return {name: candidate for name, candidate in best.items() if candidate is not None}
+
+    def serving(self) -> Mapping[str, tuple[Bundle, str]]:
+        """Return what serves each name, and its mark."""
+        return {name: (serving.bundle, self._marks[name]) for name, serving in self._fleet.servings.items()}
+
+    def prepare(self, candidate: Candidate) -> Tried:
+        """Verify, load, warm, compare and measure a version. Raises BundleError, EngineError or ModelError."""
+        bundle = load_bundle(candidate.path, trust_policy(self._settings))
+        if (bundle.spec.name, bundle.spec.version) != (candidate.name, candidate.version):
+            raise ModelError(f"{candidate.path} changed while it was read; it is tried again when it is whole")
+        serving = self._fleet.servings[candidate.name]
+        if bundle.manifest_sha256 == serving.bundle.manifest_sha256:
+            raise ModelError("it is the version that serves, in another place")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        engines = self._fitter.engines(bundle, serving.shapes, build=True)
+        tried = Tried(bundle, engines, serving)
+        try:
+            engines.ground.thread.call(lambda engine: _within_budget(engine, bundle, self._settings.batch.max_size))
+            _within_memory(bundle, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+        except BaseException:
+            tried.discard()
+            raise
+        return tried
+
+    def record(self, prepared: Prepared, candidate: Candidate) -> None:
+        """Note what serves now, for the next start."""
+        self._marks[candidate.name] = candidate.mark
+        self._note(candidate.name, candidate.version)
+
+    def _note(self, name: str, version: str) -> None:
+        fault = record_active(self._settings, name, version)
+        if fault:
+            self._events.emit("degraded", why=fault)
+
+
+def _within_budget(engine: Engine, bundle: Bundle, rows: int) -> None:
+    budget = bundle.spec.budget.latency_ms
+    if budget is None:
+        return
+    (times,) = measure(engine, bundle, time.perf_counter, (rows,), ROUNDS)
+    if times.total.p50 > budget * 1000:
+        raise EngineError(f"{engine.name}: a batch of {rows} rows takes {times.total.p50 / 1000:.2f} ms (median of "
+                          f"{ROUNDS}), budget.latency_ms = {budget:g}")
+
+
+def _within_memory(bundle: Bundle, grown: int) -> None:
+    """Hold the budget against how far the process has grown beyond its highest mark: a leak shows there too."""
+    budget = bundle.spec.budget.memory_mb
+    if budget is not None and grown > budget * _MIB:
+        raise EngineError(f"the process grew by {grown / _MIB:.0f} MiB while this version was tried, "
+                          f"budget.memory_mb = {budget:g}")
