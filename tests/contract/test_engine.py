@@ -190,7 +190,8 @@ def test_engine_agrees_with_the_reference(engines, engine, model, tolerance):
 
 
 def test_unknown_engine_is_refused_with_the_setting_for_a_cpu(bundles):
-    wanted = r"'tpu' is unknown, there are onnx_cpu, reference, tensorrt, tensorrt_rtx; .*\[engine\] name = \"onnx_cpu\""
+    known = "onnx_cpu, reference, tensorrt, tensorrt_rtx"
+    wanted = rf"'tpu' is unknown, there are {known}; .*\[engine\] name = \"onnx_cpu\""
     with pytest.raises(EngineError, match=wanted):
         open_engine("tpu", bundles["dense"])
 
