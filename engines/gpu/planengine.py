@@ -30,6 +30,7 @@ class PlanEngine:
         self._library = library
         self._engine: Any = None
         self._runtime: Any = None
+        self._kernels: Any = None
         self._recorder = recorder(library.trt)
         self._runtime = made(library.trt.Runtime(library.logger), "runtime", library.logger.said)
         self._runtime.error_recorder = self._recorder  # engines and contexts take it over
@@ -56,6 +57,7 @@ class PlanEngine:
     def close(self) -> None:
         """Free the engine and the runtime; idempotent."""
         self._engine = None
+        self._kernels = None
         self._runtime = None
 
     __del__ = close  # in this order, also when nobody closed it: the library crashes otherwise
@@ -76,7 +78,7 @@ class PlanEngine:
         if engine is None:
             raise EngineError("the plan is closed")
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED if "user_memory" in features else None
-        if not features & {"graph_strategy", "kernel_specialization"}:
+        if not features & {"graph_strategy", "kernel_specialization", "runtime_cache"}:
             return engine.create_execution_context(strategy) if strategy else engine.create_execution_context()
         config = engine.create_runtime_config()
         if strategy:
@@ -86,6 +88,10 @@ class PlanEngine:
         if "kernel_specialization" in features:
             # Compile for a shape at its first use, while warming up: lazily, a slow kernel serves until it is ready.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        if "runtime_cache" in features:
+            # A session has a context per slot and bucket: what one compiled the others find.
+            self._kernels = self._kernels or config.create_runtime_cache()
+            config.set_runtime_cache(self._kernels)
         return engine.create_execution_context(config)
 
     def _why(self) -> str:

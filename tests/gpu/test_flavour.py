@@ -39,6 +39,8 @@ GUARDED = {
     "IBuilderConfig.num_compute_capabilities": "compute_targets",
     "IBuilderConfig.set_compute_capability": "compute_targets",
     "ComputeCapability": "compute_targets",
+    "IRuntimeConfig.create_runtime_cache": "runtime_cache",
+    "IRuntimeConfig.set_runtime_cache": "runtime_cache",
     "IRuntimeConfig.cuda_graph_strategy": "graph_strategy",
     "CudaGraphStrategy.DISABLED": "graph_strategy",
     "CudaGraphStrategy": "graph_strategy",
@@ -55,7 +57,7 @@ CALLED_BACK = {
     "IProgressMonitor": ("phase_start", "step_complete", "phase_finish"),
 }  # fmt: skip
 ALWAYS = {"user_memory", "runtime_config", "progress"}
-RTX = {"user_allocation", "compute_targets", "graph_strategy", "kernel_specialization", "capturable"}
+RTX = {"user_allocation", "compute_targets", "graph_strategy", "kernel_specialization", "capturable", "runtime_cache"}
 
 
 def uses() -> dict[str, list[int]]:
@@ -328,6 +330,42 @@ def test_what_the_recorder_holds_after_a_call_is_raised_once(
     assert type(caught.value) is kind and said in str(caught.value)
     _Runtime.says = []
     getattr(context, call)(*arguments)  # what was told is told once
+
+
+def test_contexts_of_a_plan_share_what_was_compiled_for_them(
+    trt: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[SimpleNamespace] = []
+
+    class Config:
+        cuda_graph_strategy = dynamic_shapes_kernel_specialization_strategy = strategy = cache = None
+
+        def create_runtime_cache(self) -> object:
+            return SimpleNamespace()
+
+        def set_runtime_cache(self, cache: object) -> None:
+            self.cache = cache
+
+        def set_execution_context_allocation_strategy(self, strategy: object) -> None:
+            self.strategy = strategy
+
+    def create(engine: _Engine, config: Any) -> _Context:
+        given.append(config)
+        return _Context(engine._runtime)
+
+    monkeypatch.setattr(_Engine, "create_runtime_config", lambda engine: Config(), raising=False)
+    monkeypatch.setattr(_Engine, "create_execution_context", create)
+    trt.IRuntimeConfig = Config
+    trt.CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
+    trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+    plan = Flavour("tensorrt_rtx", trt).deserialize(b"plan")
+    contexts = [plan.context(), plan.context()]
+    assert given[0].cache is given[1].cache is not None
+    for config in given:
+        assert (config.strategy, config.cuda_graph_strategy) == ("user managed", "disabled")
+        assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
+    for context in contexts:
+        context.close()
 
 
 def test_a_call_that_answers_false_without_a_reason_is_an_error(trt: SimpleNamespace) -> None:
