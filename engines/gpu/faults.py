@@ -57,8 +57,8 @@ def code_of(error: BaseException, words: Words, stream: int) -> int:
 
 def translate(error: BaseException, code: int, doing: str, device: str) -> EngineError | EngineLost:
     """Turn an error of CUDA into ours. doing: what was tried, as "computing 64 rows"; device: its name."""
-    if isinstance(error, EngineError | EngineLost) and code not in STICKY:
-        return error
+    if isinstance(error, EngineLost) and code not in STICKY:
+        return EngineLost(f"{doing} on {device}: {error}; restart the worker")
     if code in STICKY:
         what = _CONTEXT_DEAD.get(code) or _DEVICE_GONE[code]
         return EngineLost(

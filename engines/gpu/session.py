@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.base import Array, Arrays, EngineError, EngineLost, Staging, TensorSpec
+from engines.base import Array, Arrays, EngineError, EngineLost, Staging
 from engines.bundle import Bundle
 from engines.gpu.capture import COPIED, Lane, Layout, Maker, PlanEngine, Slot, agree, point
 from engines.gpu.driver import Driver
@@ -31,8 +31,8 @@ _SPARE_SETS = 9
 # Page-locked memory cannot be swapped out: on an edge box with 8 GB a sixteenth is enough for 14 batches of 256 windows
 # of 3 x 2048 float32 (6 MiB each) and small enough to leave the machine alone.
 _PINNED_BYTES = 512 << 20
-# TensorRT has no float64 and no int16; what the model has so, the plan has like this (`engines.graph.precision`).
-_ON_DEVICE = {"f8": "f4", "f2": "f4"}
+# TensorRT has no float64: what a model takes or gives so is float32 in its plan (`engines.graph.precision`).
+_ON_DEVICE = {"f8": "f4"}
 
 #: Makes the plan for sizes of the open dimensions (by name, batch excluded). Raises EngineError.
 PlanFor = Callable[[Mapping[str, int]], PlanEngine]
@@ -294,7 +294,11 @@ class TensorRtEngine:
             raise self._gone()
         if threading.get_ident() != self._thread:
             raise EngineError("a new row shape is prepared on the engine's own thread only")
-        plan = self._plan_for(self._dims(shapes))
+        dims = self._dims(shapes)
+        try:
+            plan = self._plan_for(dims)
+        except EngineLost as error:
+            raise self._fault(error, "loading a plan", None) from error
         doing = f"preparing rows of {', '.join(map(str, shapes))} for batches of up to {self.max_batch}"
         try:
             agree(self.inputs, self.outputs, plan, dict(zip(self._names, shapes, strict=True)))
@@ -333,11 +337,3 @@ class TensorRtEngine:
 
     def _gone(self) -> EngineError | EngineLost:
         return EngineLost(self._lost) if self._lost is not None else EngineError("the engine is closed")
-
-
-def specs_on_device(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """Return what the inputs or outputs of a model are in its plan: float32 for float64 and float16."""
-    return tuple(TensorSpec(s.name, _ON_DEVICE.get(s.dtype, s.dtype), s.shape) for s in specs)
-
-
-__all__ = ["DEPTH", "Lending", "PlanFor", "TensorRtEngine", "specs_on_device"]

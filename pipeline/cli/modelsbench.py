@@ -107,7 +107,7 @@ def _measured(name: str, bundle: "Bundle", settings: "Settings", rounds: int, as
         said = "".join(f", {key} {value}" for key, value in notes.items())
         print(f"\n{bundle.spec.name} {bundle.spec.version} on {name}: {rounds} batches per size, "
               f"{times[0].depth} in flight{said}; us")
-        print("\n".join(_table(times)))
+        print("\n".join(table(times)))
     return ""
 
 
@@ -139,7 +139,8 @@ def _notes(engine: Any) -> dict[str, str]:
             if hasattr(engine, name)}
 
 
-def _table(times: "list[BucketTimes]") -> list[str]:
+def table(times: "list[BucketTimes]") -> list[str]:
+    """Return the lines of a table: a row per batch size, medians of the stages, percentiles of the whole."""
     from engines.measure import STAGES
 
     stages = [stage for stage in STAGES if stage in times[0].stages]

@@ -66,6 +66,7 @@ def test_error_without_a_number_is_told_by_its_words_and_else_by_the_state_of_th
     assert code_of(error, Words(600), 1) == 0
     assert isinstance(translate(EngineError("a plan"), 0, "starting", "GPU"), EngineError)
     assert isinstance(translate(EngineError("a plan"), 700, "starting", "GPU"), EngineLost)
+    assert isinstance(translate(EngineLost("a plan"), 0, "starting", "GPU"), EngineLost)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,27 @@ said = told(EngineError, lambda: TensorRtEngine(bundle, planner(bundle), PyCudaD
 assert "memory" in said, said
 with session(bundle) as engine:
     engine.infer(given)
+""")
+
+
+@on_bed
+@pytest.mark.parametrize("kind", ["EngineError", "EngineLost"])
+def test_plan_that_cannot_be_had_fails_its_row_shape_and_a_lost_device_the_engine(kind):
+    bed.run(START + f"""
+def plan_for(dims):
+    if dims["C"] == 5:
+        raise {kind}("no plan for five")
+    return plain(dims)
+plain = planner(bundle)
+engine = TensorRtEngine(bundle, plan_for, PyCudaDriver())
+engine.infer(chart_rows(1, 4, 2))
+said = told({kind}, lambda: engine.infer(given))
+assert "no plan for five" in said, said
+if {kind!r} == "EngineError":
+    engine.infer(chart_rows(1, 4, 2))
+else:
+    assert told(EngineLost, lambda: engine.infer(chart_rows(1, 4, 2))) == said
+engine.close()
 """)
 
 
