@@ -36,7 +36,7 @@ def _compile(
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = made(builder.create_network(0 if flag is None else 1 << int(flag)), "network", log.errors)
     on_line("parse")
-    _parse(library, network, model)
+    parser = _parse(library, network, model)
     config = made(builder.create_builder_config(), "configuration", log.errors)
     _configure(library, config, spec, device_cc)
     if watch is not None:
@@ -44,6 +44,7 @@ def _compile(
     config.add_optimization_profile(_profile(builder, network, facts, spec))
     on_line(f"compile {network.num_layers} layers")
     plan = builder.build_serialized_network(network, config)
+    del parser  # not before: the network's weights lie in its memory
     if plan is None:
         # No error recorder here: freeing a network that took it over from its builder crashes 1.7 of RTX. The
         # logger hears the same.
@@ -60,10 +61,11 @@ def _compile(
     return data, report
 
 
-def _parse(library: Library, network: Any, model: bytes) -> None:
+def _parse(library: Library, network: Any, model: bytes) -> Any:
+    """Fill the network and return the parser. Raises EngineError that names each node at fault."""
     parser = library.trt.OnnxParser(network, library.logger)
     if parser.parse(model):
-        return
+        return parser
     faults = []
     for i in range(parser.num_errors):
         error = parser.get_error(i)
