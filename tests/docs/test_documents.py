@@ -57,6 +57,7 @@ def test_configuration_shown_in_a_document_is_accepted(document, tmp_path):
     for language, body in FENCE.findall(document.read_text()):
         if language == "toml" and re.search(r"^\[(broker|group|worker|topics|engine)\]", body, re.M):
             (tmp_path / "named.pem").touch()  # stands for every file that the plant has and we have not
+            body = re.sub(r'(folder = )".*?"', rf'\1"{tmp_path}"', body)
             (tmp_path / "kizashi.toml").write_text(re.sub(r'(_file = )".*?"', rf'\1"{tmp_path}/named.pem"', body))
             load_settings(tmp_path / "kizashi.toml", {}, {"KIZASHI_BROKER__PASSWORD": "from the environment"})
 
