@@ -1,0 +1,179 @@
+"""The constants of `rul-ewma` and what it computes from a state, in NumPy; engines.recipes.rul_graph is it in ONNX."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.recipes.rul_state import F64, SENSORS, SETTING_SCALE, SMOOTHINGS, Rows, lift
+
+F32 = NDArray[np.float32]
+#: (members, inputs, units) and (members, 1, units). Members are nets of their own; their last layers are averaged.
+Layer = tuple[F32, F32]
+
+#: Life beyond this is told as "at least": an engine shows no wear before (the usual cap for this data).
+CAP = 125.0
+#: Remaining cycles from which on an engine is a case for the planner: score 1. Half of it is 2, and so on.
+WARN = 50.0
+#: Upper ends are stretched so that one this close below the cap is at the cap, "at least": a net never meets a bound.
+SNAP = 0.5
+SPAN = len(SMOOTHINGS) * len(SENSORS)
+FEATURES = SPAN + 3
+HEADS = ("mean", "p50", "below", "above")
+#: Answers of the output `unknown`.
+KNOWN, FEW, OUTSIDE, BAD = 0, 1, 2, 3
+_FIRST, _LAST = 1, 4  # the settings in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Normaliser:
+    """mean, scale: (1 + LIFTED, sensors), linear in the lifted settings. least: (sensors), smallest scale.
+
+    regimes: (r, 3), settings met in training in units of SETTING_SCALE. reach: how far a setting may be from the
+    nearest of them.
+    """
+
+    mean: F64
+    scale: F64
+    least: F64
+    regimes: F64
+    reach: float
+
+    def __call__(self, sensors: F64, powers: F64) -> F64:
+        """Return z: sensors (..., sensors) and lifted settings (..., LIFTED), both averaged alike -> (..., sensors)."""
+        mean = self.mean[0] + powers @ self.mean[1:]
+        return np.asarray((sensors - mean) / np.maximum(self.scale[0] + powers @ self.scale[1:], self.least))
+
+    def strangeness(self, settings: F64) -> F64:
+        """Return the distance of settings (n, 3) from the nearest regime, 1 = as far as is taken."""
+        apart = np.abs((settings / np.asarray(SETTING_SCALE))[:, None] - self.regimes).max(axis=2)
+        return np.asarray(apart.min(axis=1) / self.reach)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What was met in training. middle, half: (smoothings + 1, sensors), z of each mean and, last, of a single sample.
+
+    same: (sensors), samples in a row of one value from which on a sensor is stuck. least: samples that make a history;
+    each cycle missed before the first one asks for one more, up to `late`. healthy: (sensors), z before any wear.
+    """
+
+    middle: F64
+    half: F64
+    same: F64
+    least: float
+    late: float
+    healthy: F64
+
+    def needed(self, missed: F64) -> F64:
+        """Return the samples that make a history of an engine that was joined after `missed` cycles."""
+        return np.minimum(self.least + np.maximum(missed, 0.0), self.late)
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """What conformal calibration adds below and above the interval, linear between knots of the mean head (cycles)."""
+
+    knots: F64
+    below: F64
+    above: F64
+
+    def __call__(self, mean: F64) -> tuple[F64, F64]:
+        return np.interp(mean, self.knots, self.below), np.interp(mean, self.knots, self.above)
+
+
+@dataclass(frozen=True, slots=True)
+class RulModel:
+    """All constants. layers take FEATURES as they are (their scaling is folded in) and give HEADS / CAP."""
+
+    normaliser: Normaliser
+    envelope: Envelope
+    layers: Sequence[Layer]
+    band: Band
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.size + bias.size for weight, bias in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Per row, in cycles: mean head, 10, 50 and 90 % quantile; unknown: KNOWN, FEW, OUTSIDE or BAD."""
+
+    rul: F64
+    p10: F64
+    p50: F64
+    p90: F64
+    unknown: NDArray[np.int64]
+
+
+def normalised(normaliser: Normaliser, rows: Rows) -> F64:
+    """Return z of the means, (n, smoothings, sensors)."""
+    sensors = len(SENSORS)
+    return normaliser(rows.ewma[:, :, :sensors], rows.ewma[:, :, sensors:])
+
+
+def features(normaliser: Normaliser, envelope: Envelope, rows: Rows) -> F32:
+    """Return what the net sees, (n, FEATURES): z cut to what training knew, age and count.
+
+    Roots and not logarithms: a root is exact by IEEE, a runtime's logarithm has other bits at the end of a batch.
+    """
+    z = normalised(normaliser, rows)
+    z = np.clip(z, (envelope.middle - envelope.half)[:-1], (envelope.middle + envelope.half)[:-1])
+    age, count = np.maximum(np.nan_to_num(rows.last[:, 0]), 1.0), np.maximum(rows.count, 1.0)
+    times = (np.sqrt(age / 100), np.sqrt(count / 100), 1 / count)
+    return np.column_stack([z.reshape(len(z), SPAN), *times]).astype(np.float32)
+
+
+def heads(layers: Sequence[Layer], x: F32) -> F64:
+    """Return the averaged heads (n, 4) in units of CAP."""
+    h = np.broadcast_to(x, (layers[0][0].shape[0], *x.shape))
+    for weight, bias in layers[:-1]:
+        h = np.maximum(h @ weight + bias, 0.0)
+    weight, bias = layers[-1]
+    return np.asarray((h @ weight + bias).mean(axis=0), np.float64)
+
+
+def positive(x: F64) -> F64:
+    """Return a smooth ramp, near 0 for x << 0 and near x for x >> 0: the root that stands in for softplus."""
+    return np.asarray(0.5 * (x + np.sqrt(x * x + 1)))
+
+
+def raw_forecast(outputs: F64) -> tuple[F64, F64, F64, F64]:
+    """Return mean, p50, and the interval before calibration, in cycles: of heads (n, 4)."""
+    mean, p50 = np.clip(outputs[:, 0] * CAP, 0, CAP), outputs[:, 1] * CAP
+    below, above = positive(outputs[:, 2:]).T * CAP
+    return mean, np.clip(p50, 0, CAP), p50 - below, p50 + above
+
+
+def interval(band: Band, mean: F64, low: F64, high: F64) -> tuple[F64, F64]:
+    """Return the calibrated interval, within 0 and CAP."""
+    below, above = band(mean)
+    high = np.clip((high + above) * (CAP / (CAP - SNAP)), 0, CAP)
+    return np.minimum(np.clip(low - below, 0, CAP), high), high
+
+
+def unknown(model: RulModel, rows: Rows) -> NDArray[np.int64]:
+    """Return per row whether the answer is to be believed: KNOWN, FEW, OUTSIDE or BAD, the worst that holds."""
+    envelope, normaliser = model.envelope, model.normaliser
+    missing = np.isnan(rows.last).any(axis=1) | (rows.count < 1)
+    last = np.nan_to_num(rows.last)
+    settings = last[:, _FIRST:_LAST]
+    z = np.concatenate([normalised(normaliser, rows), normaliser(last[:, _LAST:], lift(settings))[:, None]], axis=1)
+    beyond = (np.abs(z - envelope.middle) / envelope.half).max(axis=(1, 2))
+    outside = np.maximum(beyond, normaliser.strangeness(settings)) > 1
+    outside |= rows.count > last[:, 0]  # more samples than cycles: the counter is no counter
+    bad = missing | (rows.same >= envelope.same).any(axis=1)
+    few = rows.count < envelope.needed(last[:, 0] - rows.count)
+    return np.where(bad, BAD, np.where(outside, OUTSIDE, np.where(few, FEW, KNOWN)))
+
+
+def forecast(model: RulModel, rows: Rows) -> Forecast:
+    """Return what the model says of each row."""
+    mean, p50, low, high = raw_forecast(heads(model.layers, features(model.normaliser, model.envelope, rows)))
+    low, high = interval(model.band, mean, low, high)
+    why = unknown(model, rows)
+    blind = why >= OUTSIDE
+    low, high = np.where(blind, 0.0, low), np.where(blind, CAP, high)
+    return Forecast(mean, low, np.clip(p50, low, high), high, why)
