@@ -95,7 +95,7 @@ COPIED = -1
 
 @dataclass(slots=True)
 class Layout:
-    """All that serves one row shape."""
+    """All that serves one row shape. uncaptured: why graphs are not replayed. undo: frees what was taken, in order."""
 
     shapes: tuple[tuple[int, ...], ...]
     plan: PlanEngine
@@ -105,12 +105,12 @@ class Layout:
     pool: Pool
     sets: list[StagingSet]
     uncaptured: str | None = None
-    _free: list[Callable[[], None]] = field(default_factory=list)
+    undo: list[Callable[[], None]] = field(default_factory=list)
 
     def close(self) -> None:
         """Free everything, the last made first."""
-        while self._free:
-            self._free.pop()()
+        while self.undo:
+            self.undo.pop()()
         self.slots.clear()
         self.sets.clear()
 
@@ -134,7 +134,7 @@ class Maker:
         inputs = Block.of([(s.name, s.dtype, shape) for s, shape in zip(specs, shapes, strict=True)], rows)
         outputs = Block.of([(t.name, t.dtype, _row(t)) for t in plan.tensors if not t.is_input], rows)
         layout = Layout(shapes, plan, inputs, outputs, [], Pool(), [])
-        layout._free.append(plan.close)
+        layout.undo.append(plan.close)
         self.making = layout
         for lane in self.lanes:
             layout.slots.append(self._slot(layout, lane))
@@ -165,7 +165,7 @@ class Maker:
         )  # fmt: skip
         for bucket in self.buckets:
             context = layout.plan.context()
-            layout._free.append(context.close)
+            layout.undo.append(context.close)
             context.set_memory(scratch.address, size)
             for part in layout.inputs.parts:
                 context.set_shape(part.name, (bucket, *part.shape))
@@ -193,7 +193,7 @@ class Maker:
                         # Some builds of TensorRT and some nets cannot be captured: they serve by enqueueing.
                         layout.uncaptured = str(error)
                         break
-                    layout._free.append(lambda graph=graph: graphs.destroy(graph))  # type: ignore[misc]  # bound now
+                    layout.undo.append(lambda graph=graph: graphs.destroy(graph))  # type: ignore[misc]  # bound now
                     graphs.check(graphs.launch(graph, slot.handle), "cuGraphLaunch")
                     self._wait(slot)
 
@@ -218,7 +218,7 @@ class Maker:
         made = StagingSet.of(index, memory, layout.inputs, self.buckets)
         self.pinned_bytes += layout.inputs.nbytes
         layout.sets.append(made)
-        layout._free.append(lambda: self._put_away(made))
+        layout.undo.append(lambda: self._put_away(made))
         return made
 
     def _put_away(self, made: StagingSet) -> None:
@@ -233,12 +233,12 @@ class Maker:
     def _pinned(self, layout: Layout, nbytes: int, mapped: bool, keep: bool = False) -> Pinned:
         memory = self.driver.pinned(nbytes, mapped)
         if not keep:
-            layout._free.append(lambda: self.driver.free(memory))
+            layout.undo.append(lambda: self.driver.free(memory))
         return memory
 
     def _buffer(self, layout: Layout, nbytes: int) -> Buffer:
         memory = self.driver.buffer(nbytes)
-        layout._free.append(lambda: self.driver.free(memory))
+        layout.undo.append(lambda: self.driver.free(memory))
         return memory
 
 

@@ -86,8 +86,11 @@ class TensorRtEngine:
         try:
             self._lanes = [self._lane() for _ in range(depth)]
         except self._errors as error:
+            fault = translate(error, code_of(error, driver.graphs, 0), "opening", driver.info.name)
+            if isinstance(fault, EngineLost):
+                driver.lost(str(fault))
             driver.close()
-            raise translate(error, 0, "opening", driver.info.name) from error
+            raise fault from error
         path = choose_path(driver.info)
         self.path = path.name
         self._copy_in, self._copy_out = path.copy_in, path.copy_out
@@ -122,9 +125,10 @@ class TensorRtEngine:
 
     def infer(self, inputs: Arrays) -> dict[str, Array]:
         """Compute a batch of any size, in parts of `max_batch`. Nothing else may be in flight."""
-        rows = self._signature.check(inputs) if len(inputs) != len(self._names) else len(next(iter(inputs.values())))
+        rows = max((len(array) for array in inputs.values() if array.ndim), default=0)
         if rows <= self.max_batch:
             return self.finish(self.begin(inputs))
+        self._signature.check(inputs)
         parts = []
         for at in range(0, rows, self.max_batch):
             part = self.finish(self.begin({name: array[at : at + self.max_batch] for name, array in inputs.items()}))

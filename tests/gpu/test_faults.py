@@ -114,6 +114,16 @@ thread = threading.Thread(target=work); thread.start(); thread.join(20)
 
 
 @on_bed
+def test_sticky_error_at_opening_is_told_as_one_and_nothing_is_opened_afterwards():
+    bed.run(START + """
+standin.faults("cuStreamCreate:2=700:sticky")
+said = told(EngineLost, lambda: TensorRtEngine(bundle, planner(bundle), PyCudaDriver()))
+assert "restart the worker" in said, said
+told(EngineError, PyCudaDriver)
+""")
+
+
+@on_bed
 def test_all_sessions_of_a_process_are_lost_together_and_end_in_silence():
     done = bed.run(START + """
 ready, gone = threading.Barrier(2), threading.Barrier(2)

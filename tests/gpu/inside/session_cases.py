@@ -8,6 +8,7 @@ import pytest
 
 from engines import EngineError, TensorSpec
 from engines.gpu.session import Lending
+from tests.gpu.device.doubleplan import copy_bundle
 from tests.gpu.inside.conftest import chart_rows, copied, staged
 from tests.gpu.plans import session
 
@@ -72,7 +73,8 @@ def test_inputs_that_do_not_fit_are_refused_and_the_engine_goes_on(engine, rows)
     for wrong in (
         {**given, first: array.astype("f8")}, {**given, first: array.astype(">f4")}, {**given, first: array[..., None]},
         {**given, first: array[..., :1, :] if array.ndim == 4 else array[..., :1]},
-        {name: a for name, a in given.items() if name != first}, {**given, "y": array},
+        {name: a for name, a in given.items() if name != first}, {**given, "y": array}, {**given, first: array[0, 0]},
+        {name: array.flat[0] * np.ones((), "f4") for name in given}, {},
     ):  # fmt: skip
         with pytest.raises(EngineError, match="input '"):
             engine.infer(wrong)
@@ -251,6 +253,18 @@ def test_engine_warms_up_without_being_told_shapes(engine, rows, batch):
     engine.warm_up(batch)
     engine.infer(rows(96, 2))
     engine.warm_up(batch)
+
+
+def test_model_that_fixes_its_shape_is_ready_after_warm_up(standin):
+    with session(copy_bundle(45)) as engine:
+        engine.warm_up(256)
+        standin.reset()
+        given = {"x": np.random.default_rng(0).normal(size=(200, 45)).astype("f4")}
+        assert engine.infer(given)["score"].tobytes() == given["x"].tobytes()
+        assert engine.staging({"x": (45,)}, 256).pinned
+        with pytest.raises(EngineError, match="input 'x'"):
+            engine.staging({"x": (44,)}, 256)
+        assert standin.allocations == 0
 
 
 def test_closed_engine_says_so_has_freed_everything_and_closes_again(bundles, model, rows, standin):
