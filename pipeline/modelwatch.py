@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from engines.base import EngineError, TensorSpec
+from engines.base import EngineError, EngineLost, TensorSpec
 from engines.bundle import Bundle, BundleError, Candidate
 from pipeline.columns import Effects
 from pipeline.custody import Custody
@@ -100,8 +100,9 @@ class ModelWatch:
         started = self._clock()
         try:
             prepared = await asyncio.to_thread(self._models.prepare, candidate)
-        except (BundleError, EngineError, ModelError) as error:
-            self._refuse(candidate, old, str(error))
+        except Exception as error:  # whatever a new version does, the last good one goes on
+            known = isinstance(error, (BundleError, EngineError, EngineLost, ModelError))
+            self._refuse(candidate, old, str(error) if known else f"{type(error).__name__}: {error}")
             return
         swapped = False
         try:

@@ -155,7 +155,7 @@ def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) ->
 
 @pytest.mark.parametrize("fault", [
     BundleError(Path("x"), ["model.onnx is not what the manifest says"]), EngineError("no such operator"),
-    ModelError("parity: case row 3 differs")])
+    ModelError("parity: case row 3 differs"), MemoryError("64 MiB")])
 def test_what_cannot_serve_is_refused_once_with_the_reason(bed: Bed, fault: Exception) -> None:
     bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
     bed.fault = fault

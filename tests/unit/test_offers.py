@@ -1,0 +1,121 @@
+"""What the models folder offers is tried out before it may take over, and refused with everything that is wrong."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines import BundleError, EngineError
+from engines.archive import pack, read_files
+from engines.bundle import Candidate
+from pipeline.errors import ModelError
+from pipeline.fitting import Fitter
+from pipeline.modelbook import Rollback, read_record, record_rollback
+from pipeline.offers import FolderModels, Tried
+from pipeline.ops.settings import Batch, Models, Settings
+from tests import models
+from tests.unit.test_modelbook import WHEN
+
+
+class Bed:
+    """A folder with version 1.0.0 of bundle `made`, which serves."""
+
+    def __init__(self, place: Path, **of_models: Any) -> None:
+        self.folder = place / "models"
+        models.bundle(self.folder / "a", models.dense(), version="1.0.0")
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.settings = Settings(batch=Batch(max_size=32), models=Models(
+            folder=self.folder, state=place / "state", **{"allow_unsigned": True, **of_models}))
+        self.installed: list[Any] = []
+        serving = SimpleNamespace(bundle=models.load(self.folder / "a"), shapes=[], replace=self.installed.append)
+        self.fleet: Any = SimpleNamespace(servings={"made": serving})
+        self.fitter = Fitter(self.settings, self)  # type: ignore[arg-type]
+        self.offers = FolderModels(self.settings, self.fitter, self.fleet, self)  # type: ignore[arg-type]
+        self.tried: list[Tried] = []
+
+    def emit(self, name: str, **fields: Any) -> None:
+        self.events.append((name, fields))
+
+    def offer(self, version: str, **changes: Any) -> Candidate:
+        models.bundle(self.folder / f"v{version}", models.dense(1), version=version, **changes)
+        return self.offers.offers()["made"]
+
+    def prepare(self, candidate: Candidate) -> Tried:
+        self.tried.append(self.offers.prepare(candidate))
+        return self.tried[-1]
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Bed]:
+    made = Bed(tmp_path)
+    yield made
+    for tried in made.tried:
+        tried.discard()
+
+
+def test_a_new_version_is_prepared_warm_and_its_engines_take_over(bed: Bed) -> None:
+    assert bed.offers.serving()["made"][1] == bed.offers.offers()["made"].mark
+    candidate = bed.offer("1.1.0")
+    tried = bed.prepare(candidate)
+    assert tried.bundle.spec.version == "1.1.0" and [t.name for t in tried.inputs] == ["x"]
+    x = np.ones((2, 1, 4, 32), "f4")
+    assert tried.engines.ground.thread.call(lambda engine: engine.infer({"x": x}))["score"].shape == (2,)
+    tried.install()
+    assert bed.installed == [tried.engines]
+    bed.offers.record(tried, candidate)
+    assert bed.offers.serving()["made"][1] == candidate.mark
+    assert read_record(bed.settings).active == {"made": "1.1.0"}
+
+
+def test_a_version_that_is_too_slow_for_its_budget_is_refused_and_closed(bed: Bed) -> None:
+    with pytest.raises(EngineError, match=r"batch of 32 rows takes .* ms \(median of 20\), budget.latency_ms = 1e-06"):
+        bed.prepare(bed.offer("1.1.0", budget={"latency_ms": 1e-6}))
+
+
+def test_a_version_whose_golden_vectors_the_engine_does_not_meet_is_refused(bed: Bed) -> None:
+    candidate = bed.offer("1.1.0")
+    files = read_files(candidate.path)
+    other = read_files(models.bundle(bed.folder.parent / "other", models.dense(7), version="1.1.0"))
+    shutil.rmtree(candidate.path)
+    models.write(candidate.path, {k: (other if k == "golden.msgpack" else files)[k] for k in
+                                  ("model.onnx", "model.toml", "golden.msgpack")}, version="1.1.0")
+    with pytest.raises(ModelError, match="golden"):
+        bed.prepare(bed.offers.offers()["made"])
+
+
+def test_a_version_that_changes_while_it_is_read_or_that_serves_already_is_refused(bed: Bed) -> None:
+    candidate = bed.offer("1.1.0")
+    models.bundle(bed.folder / "v1.1.0", models.dense(1), version="1.2.0")
+    with pytest.raises(ModelError, match="changed while it was read"):
+        bed.offers.prepare(candidate)
+    (bed.folder / "copy.zip").write_bytes(pack(read_files(bed.folder / "a")))
+    copy = Candidate(bed.folder / "copy.zip", "made", "1.0.0", "m")
+    with pytest.raises(ModelError, match="the version that serves, in another place"):
+        bed.offers.prepare(copy)
+
+
+def test_nobodys_version_is_refused_where_unsigned_ones_may_not_serve(tmp_path: Path) -> None:
+    bed = Bed(tmp_path)
+    candidate = bed.offer("1.1.0")
+    strict = Settings(models=Models(folder=bed.folder, state=tmp_path / "state"))
+    offers = FolderModels(strict, bed.fitter, bed.fleet, bed)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="unsigned|signature|signed"):
+        offers.prepare(candidate)
+
+
+def test_a_version_that_was_rolled_back_is_not_offered(bed: Bed) -> None:
+    assert bed.offer("1.1.0").version == "1.1.0"
+    record_rollback(bed.settings, Rollback("made", "1.1.0", "1.0.0", WHEN, "ops", "false alarms"))
+    assert bed.offers.offers()["made"].version == "1.0.0"
+
+
+def test_what_has_no_manifest_to_read_is_told_once(bed: Bed) -> None:
+    (bed.folder / "half.zip").write_bytes(b"PK\3\4 cut off")
+    bed.offers.offers()
+    bed.offers.offers()
+    (event,) = [fields for name, fields in bed.events if name == "swap_refused"]
+    assert event["bundle"] == "half" and "half.zip" in event["why"]
