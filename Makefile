@@ -87,5 +87,5 @@ clean:  ## remove what make made: environment, Kafka jars, caches
 # hashes itself; this stamp only spares its start.
 .build/gpu.ok: requirements-gpu.txt tests/gpu/bed/build.py $(wildcard tests/gpu/bed/cuda/*) | .venv/dev.ok
 	@mkdir -p .build
-	@$(PY) -m tests.gpu.bed.build
+	@$(PY) -m tests.gpu.bed
 	@touch $@

@@ -1,6 +1,6 @@
 """Build the GPU test bed in .build/gpu: the stand-in libcuda, a wheel of PyCUDA, TensorRT-RTX for builds on a CPU.
 
-    python -m tests.gpu.bed.build       builds what is absent or out of date, prints what there is
+    python -m tests.gpu.bed       builds what is absent or out of date, prints what there is
 
     .build/gpu/headers   cuda.h and its kin, from PyPI: no CUDA toolkit is needed
     .build/gpu/lib       libcuda.so.1, compiled from cuda/*.c
@@ -22,8 +22,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,8 +65,7 @@ def build() -> None:
         keys = _keys()
         for folder, make in ((HEADERS, _fetch_headers), (LIB, _build_driver), (SITE, _build_site), (RTX, _fetch_rtx)):
             if not _is(folder, keys[folder]):
-                with _fresh(folder, keys[folder]):
-                    make()
+                _renew(folder, keys[folder], make)
 
 
 # ---------------------------------------------------------------------------------------------- keys
@@ -110,13 +108,15 @@ def _is(folder: Path, key: str) -> bool:
     return stamp.is_file() and stamp.read_text() == key
 
 
-@contextmanager
-def _fresh(folder: Path, key: str) -> Iterator[None]:
-    """An empty folder to fill; it gets its key only when all went well."""
+def _renew(folder: Path, key: str, make: Callable[[Path], None]) -> None:
+    """Let `make` fill a new folder, which takes the place of the old one only when all went well."""
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    make(new)
+    (new / ".key").write_text(key)
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    yield
-    (folder / ".key").write_text(key)
+    new.rename(folder)
 
 
 # --------------------------------------------------------------------------------------------- steps
@@ -140,11 +140,11 @@ def _pip(command: str, *options: str | Path, names: Sequence[str] = (), **enviro
         _run(*pip, "--require-hashes", "-r", pins.name, *options, **environment)
 
 
-def _fetch_headers() -> None:
-    _pip("install", "--target", HEADERS, names=_HEADERS)
+def _fetch_headers(folder: Path) -> None:
+    _pip("install", "--target", folder, names=_HEADERS)
 
 
-def _build_driver() -> None:
+def _build_driver(folder: Path) -> None:
     """Compile the stand-in; every other entry point of the headers answers CUDA_ERROR_NOT_SUPPORTED.
 
     All must be defined: PyCUDA names hundreds of them, and the linker drops a library that defines none of what the
@@ -153,30 +153,29 @@ def _build_driver() -> None:
     declared = "".join((INCLUDE / name).read_text() for name in ("cuda.h", "cudaProfiler.h"))
     named = set(re.findall(r"CUresult\s+CUDAAPI\s+(cu\w+)\s*\(", declared))
     named |= set(re.findall(r"#\s*define\s+cu[A-Z]\w+\s+(?:__CUDA_API_PT\w+\()?(cu[A-Z]\w+)", declared))
-    library = LIB / "libcuda.so.1"
+    library = folder / "libcuda.so.1"
     compiler = ("gcc", "-std=gnu11", "-O2", "-g", "-fPIC", "-pthread", "-shared", "-Wl,-soname,libcuda.so.1")
     ours = (*compiler, "-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}", *sorted(SOURCES.glob("*.c")))
     _run(*ours, "-o", library)
     listed = subprocess.run(["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True)
     defined = {line.split()[-1] for line in listed.stdout.splitlines()}
-    rest = LIB / "rest.c"
+    rest = folder / "rest.c"
     rest.write_text("".join(f"int {name}(void) {{ return 801; }}\n" for name in sorted(named - defined)))
     _run(*ours, rest, "-o", library)
-    (LIB / "libcuda.so").symlink_to("libcuda.so.1")  # what -lcuda looks for
+    (folder / "libcuda.so").symlink_to("libcuda.so.1")  # what -lcuda looks for
 
 
-def _build_site() -> None:
+def _build_site(folder: Path) -> None:
     wheel = next((WHEELS / _wheel_key()).glob("pycuda-*.whl"), None) or _build_pycuda()
-    _pip("install", "--target", SITE, names=_IMPORTED)
-    _pip("install", "--no-index", "--target", SITE, wheel)
+    _pip("install", "--target", folder, names=_IMPORTED)
+    _pip("install", "--no-index", "--target", folder, wheel)
 
 
 def _tools() -> dict[str, str]:
     """What pip needs in its environment to build from source without isolation: tools of ours, numpy of .venv."""
     key = _hash(_pinned(*_TOOLS))
     if not _is(TOOLS, key):
-        with _fresh(TOOLS, key):
-            _pip("install", "--target", TOOLS, names=_TOOLS)
+        _renew(TOOLS, key, lambda folder: _pip("install", "--target", folder, names=_TOOLS))
     return {"PYTHONPATH": str(TOOLS)}
 
 
@@ -201,8 +200,8 @@ def _build_pycuda() -> Path:
         return Path(shutil.copy(wheel, kept))
 
 
-def _fetch_rtx() -> None:
-    _pip("install", "--no-build-isolation", "--target", RTX, names=_RTX, **_tools())
+def _fetch_rtx(folder: Path) -> None:
+    _pip("install", "--no-build-isolation", "--target", folder, names=_RTX, **_tools())
 
 
 def main() -> None:
@@ -217,7 +216,3 @@ def main() -> None:
         print("building the GPU test bed in .build/gpu (once, until its sources or pins change)", flush=True)
         build()
     print(f"GPU test bed: .build/gpu ({time.monotonic() - began:.0f} s)")
-
-
-if __name__ == "__main__":
-    main()

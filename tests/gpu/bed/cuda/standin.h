@@ -169,6 +169,10 @@ void release_memory_of(CUcontext context);
 /* stream.c */
 extern struct CUstream_st null_stream;
 CUstream stream_of(CUstream handle); /* NULL if it is none, is dead, or is of another context */
+#define STREAM(handle)                                                                                                \
+    CUstream stream = stream_of(handle);                                                                              \
+    if (!stream)                                                                                                      \
+        LEAVE(CUDA_ERROR_INVALID_HANDLE)
 CUresult put(CUstream stream, Op op);
 /* Run what is needed so that `stream` has done `number`. With `may_wait` false it returns, not done, rather than wait
  * for another thread that is running an op (that thread may need the caller's GIL). */
