@@ -64,6 +64,9 @@ class Fleet:
             return
         if serving.engines is engines:
             serving.replace(fitted)
+            for shapes in serving.shapes:  # what has come meanwhile
+                if layout_of(shapes) not in fitted.ready:
+                    self._on_layout(serving, shapes)
         elif fitted.device is not None:  # a new version has come meanwhile
             await asyncio.to_thread(fitted.device.thread.close, OPEN_S)
 

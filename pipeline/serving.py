@@ -167,6 +167,7 @@ class Serving:
     def admit(self, shapes: Shapes) -> None:
         """Let the device take rows of these shapes: it is warm for them."""
         self.engines.ready.add(layout_of(shapes))
+        self._telemetry.events.emit("engine_ready", bundle=self.name, backend=self._main.backend, rows=dict(shapes))
         self.on_change(self.name)
 
     async def release(self) -> None:

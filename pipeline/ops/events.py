@@ -115,6 +115,7 @@ EVENTS: dict[str, Event] = {
     "swap_waiting": Event(_INFO, "a new version waits until the assets that send are warm for it"),
     "swap_refused": Event(_WARNING, "a new version cannot serve, the last good one goes on; `why` says what to mend"),
     "engine_serving": Event(_INFO, "which engine serves a bundle from now on, and why it is this one"),
+    "engine_ready": Event(_INFO, "a GPU engine takes rows of these shapes too from now on"),
     "engine_lost": Event(_ERROR, "an engine is broken or hangs; the CPU takes over its batches, none is lost"),
     "engine_refused": Event(_WARNING, "a TensorRT engine cannot be had or says other things than the golden vectors"),
     "engine_build": Event(_INFO, "a TensorRT engine is built in the background; the CPU serves until it is there"),
