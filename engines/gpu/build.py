@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,27 +41,24 @@ class BuildLimits:
     memory_bytes: int = 4 << 30
 
 
-def row_shapes(bundle: Bundle, channels: int) -> dict[str, tuple[int, ...]]:
+def row_shapes(bundle: Bundle, channels: int, samples: int | None = None) -> dict[str, tuple[int, ...]]:
     """Return the shape of one row of each input, for assets of so many channels.
 
-    Rows of kind "window" are (frames, channels, samples), the whole window as one frame; other rows are of channels.
+    Rows of kind "window" are (frames, channels, samples per frame), without `samples` the whole window as one frame;
+    other rows are of channels. Raises EngineError when frames do not divide the window.
     """
-    free = (1, channels, bundle.spec.window.size) if bundle.spec.window else (channels,) * 3
+    free = (channels,) * 3
+    if bundle.spec.window:
+        size = bundle.spec.window.size
+        samples = samples or size
+        if size % samples:
+            raise EngineError(f"{samples} samples per frame do not divide the window of {bundle.spec.name}, {size}")
+        free = (size // samples, channels, samples)
     return {
         tensor.name: tuple(dim if isinstance(dim, int) else size
                            for dim, size in zip(tensor.dims[1:], (*free, *free), strict=False))
         for tensor in read_model(bundle.model).inputs
     }  # fmt: skip
-
-
-def open_dims(bundle: Bundle, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Name the sizes of the model's open dimensions. shapes: of one row of each input."""
-    return {
-        dim or f"{tensor.name}[{axis}]": size
-        for tensor in read_model(bundle.model).inputs
-        for axis, (dim, size) in enumerate(zip(tensor.dims[1:], shapes[tensor.name], strict=True), 1)
-        if not isinstance(dim, int)
-    }
 
 
 def build_plan(

@@ -32,6 +32,9 @@ def build(
     channels: Annotated[
         list[int] | None, typer.Option(min=1, max=1024, metavar="N", help="Of the assets to serve; may be repeated.")
     ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Per channel and frame; without: a whole window.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(metavar="NAME", help="tensorrt or tensorrt_rtx; else as found.")] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -43,6 +46,7 @@ def build(
     it cannot.
     """
     from engines import EngineError
+    from engines.gpu.build import row_shapes
 
     settings = read_settings(config, None, assignments)
     if targets is not None and not check:
@@ -54,7 +58,8 @@ def build(
     try:
         name = _flavour(engine, settings.engine.name)
         for count in _layouts(bundle, channels):
-            spec = _spec(bundle, precision or settings.engine.precision, settings.batch.max_size, count, for_gpus)
+            shapes = row_shapes(bundle, count, samples)
+            spec = _spec(bundle, precision or settings.engine.precision, settings.batch.max_size, shapes, for_gpus)
             _one(bundle, name, spec, settings, check, count)
     except EngineError as error:
         raise ModelError(f"{bundle.spec.name} cannot be built: {error}") from error
@@ -170,13 +175,13 @@ def _layouts(bundle: "Bundle", channels: list[int] | None) -> list[int]:
 
 
 def _spec(
-    bundle: "Bundle", precision: str, max_batch: int, channels: int, targets: tuple[str, ...]
+    bundle: "Bundle", precision: str, max_batch: int, shapes: dict[str, tuple[int, ...]], targets: tuple[str, ...]
 ) -> "BuildSpec":
-    from engines.gpu.build import open_dims, row_shapes
     from engines.gpu.plan import BuildSpec
+    from engines.gpu.provide import dims_of
 
     kind: Literal["f32", "f16"] = "f16" if precision == "f16" else "f32"
-    return BuildSpec(kind, max_batch, dims=open_dims(bundle, row_shapes(bundle, channels)), targets=targets)
+    return BuildSpec(kind, max_batch, dims=dims_of(bundle, shapes), targets=targets)
 
 
 def _bundle(target: str, settings: "Settings") -> "Bundle":

@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines import Bundle, EngineError, load_bundle, shipped_bundles
 from engines.bundle import Card, ModelSpec, WindowSpec
-from engines.gpu.build import build_plan, open_dims, row_shapes
+from engines.gpu.build import build_plan, row_shapes
 from engines.gpu.plan import BuildReport, BuildSpec, DeviceId
+from engines.gpu.provide import dims_of
 from tests import models
 from tests.gpu import bed
 from tests.gpu.bed import build as bedding
@@ -36,7 +37,7 @@ def _shipped() -> Bundle:
 
 
 def _built(bundle: Bundle, device: DeviceId | None = None, **options: object) -> BuildReport:
-    dims = open_dims(bundle, row_shapes(bundle, 8))
+    dims = dims_of(bundle, row_shapes(bundle, 8))
     spec = BuildSpec(**{"max_batch": 64, "dims": dims, **options})  # type: ignore[arg-type]  # checked by msgspec
     plan, report = _real(bundle, spec, device)
     assert len(plan) == report.plan_bytes > 10_000
@@ -104,6 +105,16 @@ def test_open_dimensions_are_fixed_and_outputs_follow() -> None:
         "z f4[n, 8]", "center f4[n, 8]", "whitening f4[n, 8, 8]", "limit f4[n]",
         "score f4[n]", "contributions f4[n, 8]",
     ]  # fmt: skip
+
+
+def test_rows_of_a_window_are_cut_as_its_frames_are() -> None:
+    bundle = _bundle(models.dense())
+    assert row_shapes(bundle, 4) == {"x": (1, 4, 32)}
+    assert row_shapes(bundle, 4, 8) == {"x": (4, 4, 8)}
+    plan, report = _real(bundle, BuildSpec(max_batch=8, dims=dims_of(bundle, row_shapes(bundle, 4, 8))))
+    assert str(report.inputs[0]) == "x f4[n, 4, 4, 8]"
+    with pytest.raises(EngineError, match="5 samples per frame do not divide the window of made, 32"):
+        row_shapes(bundle, 4, 5)
 
 
 def test_half_precision_keeps_inputs_and_outputs_and_halves_the_weights() -> None:
@@ -276,6 +287,40 @@ def test_a_build_for_this_device_is_kept_found_again_and_made_anew_when_spoilt(t
     assert code == 0 and "was changed, cut off" in said and "already" not in said, said
     code, said = _kept(folder, no_device=True)
     assert code == 4 and "onnx_cpu" in said, said
+
+
+def test_what_the_command_built_the_worker_finds(tmp_path: Path) -> None:
+    code, said = _kept(tmp_path / "engines")
+    assert code == 0, said
+    bed.run(f"""
+from pathlib import Path
+from engines import load_bundle, shipped_bundles
+from engines.gpu.build import row_shapes
+from engines.gpu.provide import GpuSupply
+from engines.supply import EngineOptions
+bundle = load_bundle(shipped_bundles()["anomaly-mewma"])
+supply = GpuSupply("tensorrt", bundle, EngineOptions(cache=Path({str(tmp_path / "engines")!r})))
+assert supply.missing(row_shapes(bundle, 8)) == ""
+assert "no plan" in supply.missing(row_shapes(bundle, 9))
+""")
+
+
+def test_a_terminal_shows_one_line_of_progress_that_goes_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.cli.modelsbuild import _Progress
+
+    with _Progress() as silent:
+        silent("parse")
+    assert capsys.readouterr().err == "", "no terminal, no progress"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with _Progress() as shown:
+        shown("parse")
+        shown("Building engine 3/6")
+    said = capsys.readouterr().err
+    assert "\n" not in said and said.endswith("\r\033[K")
+    assert [part.split() for part in said.split("\r\033[K") if part] == [
+        ["building", "parse"], ["building", "Building", "engine", "3/6"]]
 
 
 @pytest.mark.parametrize("fault, why", [

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from engines import Bundle, EngineError
-from engines.gpu.build import BuildLimits, build_plan, obtain, open_dims, row_shapes
+from engines.gpu.build import BuildLimits, build_plan, obtain, row_shapes
 from engines.gpu.plan import BuildSpec, DeviceId
+from engines.gpu.provide import dims_of
 from engines.gpu.store import Found, PlanStore
 from tests import models
 
@@ -94,7 +95,7 @@ def _refused(bundle: Bundle, why: str, limits: BuildLimits = MINUTE, **options: 
 
 
 def _spec(bundle: Bundle) -> BuildSpec:
-    return BuildSpec(max_batch=8, dims=open_dims(bundle, row_shapes(bundle, 4)))
+    return BuildSpec(max_batch=8, dims=dims_of(bundle, row_shapes(bundle, 4)))
 
 
 def test_a_hanging_build_is_killed_at_its_limit(library: Library, bundle: Bundle) -> None:
