@@ -186,7 +186,7 @@ def _read(folder: int, name: str, used: float | None = None) -> bytes:
         if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             raise Broken("link", "it is a symbolic link") from error
         raise
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         # No name at all is right too: it was replaced just now.
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
@@ -194,10 +194,13 @@ def _read(folder: int, name: str, used: float | None = None) -> bytes:
         _ours(status)
         if status.st_size > _MAX_FILE_BYTES:
             raise Broken("damaged", f"it has {status.st_size} bytes, more than any plan")
-        data = file.read(_MAX_FILE_BYTES + 1)
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
         if used is not None:
             os.utime(fd, (used, used))
         return data
+    finally:
+        os.close(fd)
 
 
 def _write(folder: int, name: str, data: bytes) -> None:

@@ -159,6 +159,16 @@ def test_a_pipe_under_the_name_of_a_plan_is_refused_without_waiting(store: PlanS
     _missing(store, "link")
 
 
+def test_a_folder_under_the_name_of_a_plan_is_refused_and_holds_nothing_open(store: PlanStore) -> None:
+    _file(store).unlink()
+    _file(store).mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    _missing(store, "link")
+    _missing(store, "link")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert "cannot be kept" in store.put(KEY, PLAN, REPORT)
+
+
 def test_a_folder_that_is_a_symbolic_link_is_not_used(store: PlanStore, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(store.folder)
     linked = PlanStore(tmp_path / "link")
