@@ -123,7 +123,7 @@ class EngineThread:
         try:
             try:
                 engine.warm_up(self._rows)
-            except BaseException as error:
+            except BaseException as error:  # as above: it did not become warm
                 self._warm.set_exception(error)
                 return
             self._depth = getattr(engine, "depth", 0)
@@ -157,7 +157,7 @@ class EngineThread:
                 work.ticket = engine.begin(work.inputs)
                 self._begun.append(work)
                 return
-        except Exception as error:
+        except Exception as error:  # an engine may raise anything; `_note` tells lost from failed
             self._note(error)
         self._settle(engine, [*self._begun, work])
 
@@ -185,7 +185,7 @@ class EngineThread:
             return
         try:
             outputs = {name: np.array(array) for name, array in engine.finish(ticket).items()}
-        except Exception as error:
+        except Exception as error:  # as for `begin`
             self._note(error)
         else:
             work.outcome = Outcome(outputs, seconds=time.perf_counter() - work.started)
@@ -208,7 +208,7 @@ class EngineThread:
             if self._lost is not None:
                 raise self._lost
             result = call.do(engine)
-        except Exception as error:
+        except Exception as error:  # whoever called hears of it
             self._note(error)
             call.answer.set_exception(error)
         else:
