@@ -122,6 +122,7 @@ def _run(
         ears.register(result, selectors.EVENT_READ)
         ears.register(child.stderr.fileno(), selectors.EVENT_READ)
         while True:
+            ended = _ended(child.pid)  # asked first: what it says before it ends is heard after
             events = ears.select(_POLL_S)
             for key, _ in events:
                 data = os.read(key.fd, _CHUNK)
@@ -132,7 +133,7 @@ def _run(
                         on_line(line)
                 else:
                     words = (words + data)[-_WORDS:]
-            if not events and _ended(child.pid):
+            if not events and ended:
                 break
             _watch(child.pid, deadline, limits, stop)
     code = child.returncode

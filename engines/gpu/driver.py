@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engines.base import Array, EngineError, EngineLost
+from engines.gpu.faults import CudaError
 from engines.gpu.graphapi import GraphApi
 from engines.gpu.plan import DeviceId
 from engines.supply import CPU_SETTING
@@ -201,12 +202,15 @@ class PyCudaDriver:
             with _process.lock:
                 if _process.context is None:
                     _process.context = self._cuda.Device(self._index).retain_primary_context()
-                    atexit.register(_detach_quietly)
+                    # Held once more: after a loss PyCUDA lets go of the context, and with it the driver would free
+                    # page-locked memory that batches still lie in, those of other engines among them.
+                    self.graphs.retain(self._index)
+                    atexit.register(_leave, self.graphs, self._index)
             if not hasattr(_thread, "pushed"):
                 _thread.pushed = _Pushed()
             _process.context.push()
             _thread.pushed.count += 1
-        except self._cuda.Error as error:
+        except (self._cuda.Error, CudaError) as error:
             raise EngineError(f"{self.info.name}: no context: {error}; {CPU_SETTING}") from error
         self._thread = threading.get_ident()
         self._sweep()
@@ -273,6 +277,11 @@ def _detach_quietly() -> None:
     if context is not None:
         with suppress(Exception):  # whatever a dead driver answers: there is nothing left to do
             context.detach()
+
+
+def _leave(graphs: GraphApi, index: int) -> None:
+    _detach_quietly()
+    graphs.release(index)
 
 
 def _pycuda() -> Any:

@@ -21,6 +21,9 @@ _FUNCTIONS = {
     "cuGraphDestroy": [c_void_p],
     "cuStreamQuery": [c_void_p],
     "cuGetErrorString": [c_int, c_void_p],
+    "cuDeviceGet": [c_void_p, c_int],
+    "cuDevicePrimaryCtxRetain": [c_void_p, c_int],
+    "cuDevicePrimaryCtxRelease_v2": [c_int],
 }
 # The driver's codes lie in 0 .. 999; the largest is CUDA_ERROR_UNKNOWN.
 _CODES = range(1, 1000)
@@ -37,6 +40,18 @@ class GraphApi:
         #: launch(graph, stream) -> CUresult: the bare function, because it is on the way of every batch.
         self.launch = self._lib.cuGraphLaunch
         self._codes: dict[str, int] | None = None
+
+    def retain(self, index: int) -> None:
+        """Keep the primary context of device `index`, and with it all page-locked memory, until `release`."""
+        device, context = c_int(), c_void_p()
+        self._call("cuDeviceGet", byref(device), index)
+        self._call("cuDevicePrimaryCtxRetain", byref(context), device)
+
+    def release(self, index: int) -> None:
+        """Undo `retain`; whether it works does not matter, the process ends."""
+        device = c_int()
+        if self._lib.cuDeviceGet(byref(device), index) == 0:
+            self._lib.cuDevicePrimaryCtxRelease_v2(device)
 
     def begin(self, stream: int) -> None:
         """Record what is put on `stream` from now on, instead of running it."""

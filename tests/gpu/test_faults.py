@@ -141,7 +141,7 @@ def work(first):
         engine.close()
     for array in view.values():
         array[:] = 0
-    print("closed")
+    print("closed\\n", end="")
 threads = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
 [t.start() for t in threads]; [t.join(20) for t in threads]
 """)
