@@ -40,9 +40,12 @@ PlanFor = Callable[[Mapping[str, int]], PlanEngine]
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
+    """A batch that was begun. inputs: held until it is finished, so that nobody is lent the rows which are read."""
+
     ticket: int
     slot: Slot
     rows: int
+    inputs: tuple[Array, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ class TensorRtEngine:
             self._issue(layout, staged, slot, bucket)
         except self._errors as error:
             raise self._fault(error, f"starting {rows} rows", slot) from error
-        self._flying.append(_Flight(ticket, slot, rows))
+        self._flying.append(_Flight(ticket, slot, rows, tuple(inputs.values())))
         self._begun = ticket + 1
         self.padded_rows += bucket - rows
         return ticket

@@ -101,6 +101,31 @@ def test_three_batches_in_flight_come_back_in_order_each_with_its_own_rows(engin
         assert {name: a.tobytes() for name, a in mine.items()} == {name: a.tobytes() for name, a in theirs.items()}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_any_mix_of_shapes_sizes_and_sources_in_flight_gives_each_batch_its_own_results(bundles, seed, standin):
+    """A model of the seam: batches queue up, the oldest is finished first, whatever lies between."""
+    rng = np.random.default_rng(seed)
+    with session(bundles["anomaly-mewma"]) as engine:
+        keys = [(k, n, channels) for k in range(2) for n in (1, 8, 40, 256) for channels in (1, 3, 8)]
+        wanted: dict[tuple[int, int, int], bytes] = {}
+        for key in keys:
+            alone = engine.infer(chart_rows(*key))
+            wanted[key] = alone["score"].tobytes() + alone["contributions"].tobytes()
+        flying: list[tuple[int, tuple[int, int, int]]] = []
+        for step in range(300):
+            if flying and (len(flying) == engine.depth or rng.random() < 0.4):
+                ticket, key = flying.pop(0)
+                result = engine.finish(ticket)
+                assert (result["score"].tobytes() + result["contributions"].tobytes()) == wanted[key], f"step {step}"
+                continue
+            key = keys[rng.integers(len(keys))]
+            given = chart_rows(*key)
+            flying.append((engine.begin(staged(engine, given) if rng.random() < 0.7 else given), key))
+        while flying:
+            engine.finish(flying.pop(0)[0])
+        assert standin.counters["bad_access"] == standin.overruns() == 0
+
+
 def test_results_stay_until_depth_more_batches_are_begun(engine, rows):
     views = [staged(engine, rows(20 + i, 8)) for i in range(4)]
     first = engine.finish(engine.begin(views[0]))
@@ -170,6 +195,17 @@ def test_rows_elsewhere_take_one_copy_and_are_counted(engine, rows, standin):
     engine.finish(engine.begin(given))
     assert engine.copied_rows == 150
     assert standin.allocations == 0
+
+
+def test_rows_of_which_one_input_lies_elsewhere_are_copied(bundles):
+    one, other = chart_rows(61, 9), chart_rows(62, 9)
+    with session(bundles["anomaly-mewma"]) as engine:
+        first, second = staged(engine, one), staged(engine, other)
+        wanted = copied(engine.infer({**one, "limit": other["limit"]}))
+        copies = engine.copied_rows
+        mixed = engine.finish(engine.begin({**first, "limit": second["limit"]}))
+        assert {name: a.tobytes() for name, a in mixed.items()} == {name: a.tobytes() for name, a in wanted.items()}
+        assert engine.copied_rows == copies + 9
 
 
 def test_staging_comes_back_when_nobody_holds_it_and_is_plain_beyond_the_budget(bundles, rows, model):
