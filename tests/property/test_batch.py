@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.base import TensorSpec
-from pipeline.batch import Batch, Batcher, plain
+from engines.base import Staging, TensorSpec
+from pipeline.batch import MAX_SPARE, Batch, Batcher, plain
 from pipeline.columns import Array, Rows
 from pipeline.state import Partition, Pool
 from tests.rig import window_bundle
@@ -66,3 +66,39 @@ def test_batcher_uses_a_settled_batchs_buffers_again() -> None:
     batcher.recycle(first)
     second, = batcher.add(part, POOL, rows(4, 4), 0.0)
     assert second.buffers["x"] is first.buffers["x"]
+
+
+@given(events=st.lists(st.one_of(st.integers(1, 9), st.just("settle"), st.just("flush")), max_size=60),
+       pinned=st.integers(0, 4))
+def test_pinned_arrays_are_never_lost_and_no_two_batches_share_arrays(events: list[int | str], pinned: int) -> None:
+    made: list[Staging] = []
+
+    def allocate() -> Staging:
+        made.append(Staging(plain(SPEC, {"x": (2,)}, 4).arrays, pinned=len(made) < pinned))
+        return made[-1]
+
+    batcher, part, next_row, flying = Batcher("k", allocate, 4, 1.0), Partition(0), 0, list[Batch]()
+    for event in events:
+        if event == "settle":
+            if flying:
+                done = flying.pop(0)
+                assert (np.concatenate([s.column("slot") for s in done.segments]) == done.inputs["x"][:, 0]).all()
+                batcher.recycle(done)
+        elif event == "flush":
+            flying += batcher.flush()
+        else:
+            flying += batcher.add(part, POOL, rows(next_row, int(event)), 0.0)
+            next_row += int(event)
+        assert len({id(b.staging) for b in flying}) == len(flying)
+        assert sum(s.pinned for s in made) <= pinned
+    flying += batcher.flush()
+    most = len(flying)
+    for batch in flying:
+        batcher.recycle(batch)
+    taken = len(made)
+    again = [b for _ in range(most) for b in batcher.add(part, POOL, rows(0, 4), 0.0)]
+    have = sum(s.pinned for s in made[:taken])
+    old = {id(s) for s in made[:taken] if s.pinned}
+    assert len(old & {id(b.staging) for b in again}) == min(have, most), "a pinned set was lost"
+    assert len({id(b.staging) for b in again}) == len(again)
+    assert len(made) - taken <= max(0, most - have - MAX_SPARE) + max(0, pinned - have)
