@@ -8,7 +8,7 @@ SWAPS  ?= 200
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit chaos bench gpu lock clean
+.PHONY: help demo test check unit chaos soak bench gpu lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10

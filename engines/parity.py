@@ -7,7 +7,6 @@ limit than the tolerance may fall on either side on a good engine too: it is lis
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -163,9 +162,3 @@ def _decisions(report: ParityReport, bundle: Bundle, case: GoldenCase, got: Arra
         report.differences.append(Difference(case.name, row, "decision", float(want[row]), float(found[row])))
     if len(changed):
         report.worst["decisions"] = report.worst.get("decisions", 0.0) + len(changed)
-
-
-def summary(report: ParityReport) -> dict[str, Any]:
-    """Return what a log line or a table shows of a report."""
-    return {"engine": report.engine, "ok": report.ok, "rows": report.rows, "near": len(report.near),
-            "worst": {name: round(value, 4) for name, value in report.worst.items()}, "why": report.why()}

@@ -41,7 +41,7 @@ class Custody:
         self._prefix = checkpoint.key_prefix(settings.group.id, self._topic)
         self.consumer: Any = None
         self.births_known = asyncio.Event()
-        self._writing = asyncio.Lock()
+        self._writing, self._swapping = asyncio.Lock(), asyncio.Lock()
         self._last: dict[int, Manifest] = {}
         self._state_bytes: dict[int, int] = {}  # of each partition's last checkpoint
 
@@ -102,7 +102,7 @@ class Custody:
         begin = first if cut else await self._store.begin(tp.partition, committed, first, end)
         restored = checkpoint.restore(tp.partition, records, self._pool_for, begin, self._flow.births.share)
         part, position = restored.partition, restored.position
-        part.term, part.stale = stored.next_term(self.writer()), stored.keys
+        part.term, part.stale = stored.next_term(uuid.uuid4().hex[:8]), stored.keys
         for name, fields in restored.notes:
             self._telemetry.events.emit(name, partition=tp.partition, **fields)
         if position < first:
@@ -168,7 +168,7 @@ class Custody:
         """Discard a partition's state: offsets no longer mean what they meant."""
         self._telemetry.events.emit("state_discarded", partition=old.number, why=why)
         part = Partition(old.number, position)
-        part.term = terms.following(old.term, self.writer())
+        part.term = terms.renewed(old.term)
         self._last.pop(old.number, None)
         self._worker.run(self._flow.adopt(part, time.monotonic(), position))
 
@@ -194,46 +194,51 @@ class Custody:
                     await self.checkpoint([number])
                 heap.give_back()  # the blocks' bytes are sent and of no use any more
 
-    @staticmethod
-    def writer() -> str:
-        """Return a name that no other worker writes under."""
-        return uuid.uuid4().hex[:8]
-
-    async def swap(self, change: Callable[[], Effects]) -> None:
+    async def swap(self, change: Callable[[], Effects | None]) -> bool:
         """Let `change` put another version of a bundle in the old one's place, between two batches.
 
         What the new version says is kept back until it is durable where it began: after a crash the old one goes on
-        from before, and nobody has heard of the other.
+        from before, and nobody has heard of the other. Returns whether `change` did it (None: it did not).
         """
-        try:
-            await self.checkpoint(list(self._flow.partitions), change=change)
-        finally:
+        async with self._swapping:
+            try:
+                done = await self.checkpoint((), change=change)
+            except BaseException:  # the process ends by this: the next owner says what there is to say
+                self._publisher.release(send=False)
+                raise
             self._publisher.release()
+            return done
 
     async def checkpoint(self, numbers: Sequence[int], *, last: bool = False,
-                         change: Callable[[], Effects] | None = None) -> None:
+                         change: Callable[[], Effects | None] | None = None) -> bool:
         """Take a checkpoint of these partitions and make it durable: alerts, blocks, manifest, offset.
 
         last: admit nothing afterwards, for the next owner would do it once more. change: called while nothing is in
-        flight, right before; what is published after it is held.
+        flight, right before the checkpoint of all partitions, unless it returns None; what it causes is held.
+        Returns whether there was a checkpoint.
         """
         async with self._writing:
             async with self._worker.admission:
                 start = time.monotonic()
                 await self._worker.drain()
-                if change is not None:
-                    self._worker.run(Step(effects=change()))
-                snaps = []
+                numbers = numbers if change is None else list(self._flow.partitions)
                 for number in numbers:
                     self._worker.run(self._flow.obey_tombstones(number))
+                mark = self._publisher.mark()
+                if change is not None:
+                    effects = change()
+                    if effects is None:
+                        return False
+                    self._publisher.hold()
+                    self._worker.run(Step(effects=effects))
+                snaps = []
+                for number in numbers:
                     part, known = self._flow.partitions.get(number), self._last.get(number)
                     if part is not None:
                         part.closed = last
                     if part is not None and (known is None or known.offset != part.position or _dirty(part)):
                         snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
-                mark, pause = self._publisher.mark(), time.monotonic() - start
-                if change is not None:
-                    self._publisher.hold()
+                pause = time.monotonic() - start
             self._state_bytes |= dict.fromkeys(numbers, 0)
             try:
                 await self._publisher.acknowledged(mark)
@@ -247,6 +252,7 @@ class Custody:
             for tp, manifest in durable.items():
                 self.consumer.set_safe_offset(tp, manifest.offset, manifest.id)
             await self.consumer.commit_now(durable)
+            return True
 
     async def _write(self, part: Partition, snap: Snapshot, pause: float, start: float) -> None:
         def retry(error: BaseException) -> None:

@@ -342,17 +342,17 @@ class Flow:
 
     # -- models
 
-    def succeed(self, bundle: Bundle, inputs: Sequence[TensorSpec], writer: str) -> Effects:
+    def succeed(self, bundle: Bundle, inputs: Sequence[TensorSpec]) -> Effects:
         """Let `bundle` take over from the one of its name, between two batches: nothing may be in flight.
 
-        inputs: of its engine. writer: names the new terms of partitions whose state changes by it.
+        inputs: of its engine.
         """
         name = bundle.spec.name
         self.seats.replace(bundle)
         self._inputs = {**self._inputs, name: inputs}
         self.restage(name)
         heirs = self.successions.pop(name, None) or Succession(bundle)
-        return Effects(calibrations=[c for part in self.partitions.values() for c in heirs.take_over(part, writer)])
+        return Effects(calibrations=[c for part in self.partitions.values() for c in heirs.take_over(part)])
 
     def restage(self, name: str) -> None:
         """Fill the batches of a bundle into arrays of the engine that it has now. Nothing may be in flight."""

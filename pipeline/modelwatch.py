@@ -6,8 +6,7 @@ tried twice.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from engines.base import EngineError, EngineLost, TensorSpec
@@ -60,12 +59,6 @@ class Models(Protocol):
         """Remember that it serves: a restart begins with it."""
 
 
-@dataclass(slots=True)
-class _Refused:
-    mark: str
-    why: str
-
-
 class ModelWatch:
     """Looks at the models folder every `poll_s`; `run` is a task for the worker's life."""
 
@@ -73,28 +66,49 @@ class ModelWatch:
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._models, self._flow, self._custody, self._events = models, flow, custody, events
         self._poll_s, self._clock = poll_s, clock
-        self._refused: dict[str, _Refused] = {}
+        self._refused: dict[str, str] = {}  # name -> mark of what was refused last
+        self._unreadable = False
+        self._trying: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled. Raises what ends the worker."""
         await asyncio.to_thread(self._models.begin)
-        while True:
-            await asyncio.sleep(self._poll_s)
-            await self.look()
-
-    async def look(self) -> None:
-        """Look once, and swap what is new."""
         try:
-            offers = await asyncio.to_thread(self._models.offers)
-        except (OSError, ModelError) as error:
-            self._events.emit("swap_refused", bundle="", version="", why=f"the models folder cannot be read: {error}")
-            return
-        for name, candidate in offers.items():
+            while True:
+                await asyncio.sleep(self._poll_s)
+                await self.look()
+                for name, task in list(self._trying.items()):
+                    if task.done():
+                        del self._trying[name]
+                        task.result()
+        finally:
+            for task in self._trying.values():
+                task.cancel()
+            await asyncio.gather(*self._trying.values(), return_exceptions=True)
+
+    async def look(self) -> "list[asyncio.Task[None]]":
+        """Look once; what is new is tried in tasks of its own, one per bundle: none waits for another's."""
+        begun = []
+        for name, candidate in (await self._offers() or {}).items():
             serving = self._models.serving().get(name)
-            refused = self._refused.get(name)
-            if serving is None or candidate.mark == serving[1] or (refused and refused.mark == candidate.mark):
+            if (serving is None or candidate.mark == serving[1] or self._refused.get(name) == candidate.mark
+                    or name in self._trying):
                 continue
-            await self._try(candidate, serving[0])
+            self._trying[name] = asyncio.get_running_loop().create_task(self._try(candidate, serving[0]))
+            begun.append(self._trying[name])
+        return begun
+
+    async def _offers(self) -> Mapping[str, Candidate] | None:
+        """Return what the folder offers, None if it cannot be read just now."""
+        try:
+            found = await asyncio.to_thread(self._models.offers)
+        except (OSError, ModelError) as error:
+            if not self._unreadable:
+                self._events.emit("swap_refused", bundle="", version="", why=f"the folder cannot be read: {error}")
+            self._unreadable = True
+            return None
+        self._unreadable = False
+        return found
 
     async def _try(self, candidate: Candidate, old: Bundle) -> None:
         started = self._clock()
@@ -104,37 +118,48 @@ class ModelWatch:
             known = isinstance(error, (BundleError, EngineError, EngineLost, ModelError))
             self._refuse(candidate, old, str(error) if known else f"{type(error).__name__}: {error}")
             return
-        swapped = False
+        swapped, changes = False, _changes(old, prepared.bundle, self._layouts(old.spec.name))
+        heirs = Succession(prepared.bundle) if changes else None
+        if heirs is not None:
+            self._flow.successions[candidate.name] = heirs
         try:
-            why = obstacles(old, prepared.bundle, self._layouts(old.spec.name))
-            if why:
-                self._refuse(candidate, old, "; ".join(why))
-                return
-            changes = any(old.state_hash(*layout) != prepared.bundle.state_hash(*layout)
-                          for layout in self._layouts(old.spec.name))
-            if changes and not await self._warm(candidate, prepared, started):
-                return
-            swapped = True
-            await self._custody.swap(lambda: self._change(prepared))
+            while not swapped:
+                why = obstacles(old, prepared.bundle, self._layouts(old.spec.name))
+                if why:
+                    self._refuse(candidate, old, "; ".join(why))
+                    return
+                if heirs is not None and not await self._warm(candidate, heirs, started):
+                    return
+                swapped = await self._custody.swap(lambda: self._change(prepared, old, heirs))
+                if not swapped:
+                    await asyncio.sleep(WARM_POLL_S)
             await asyncio.to_thread(self._models.record, prepared, candidate)
         finally:
             self._flow.successions.pop(candidate.name, None)
             if not swapped:
-                prepared.discard()
+                await asyncio.to_thread(prepared.discard)
         self._refused.pop(candidate.name, None)
         self._events.emit("swapped", bundle=candidate.name, version=candidate.version, replaced=old.spec.version,
-                          state="new" if changes else "kept", seconds=round(self._clock() - started, 3))
+                          state="kept" if heirs is None else "new", seconds=round(self._clock() - started, 3))
 
-    def _change(self, prepared: Prepared) -> Effects:
-        effects = self._flow.succeed(prepared.bundle, prepared.inputs, self._custody.writer())
+    def _change(self, prepared: Prepared, old: Bundle, heirs: Succession | None) -> Effects | None:
+        """Swap, unless what was true before nothing was in flight is so no longer; called between two batches."""
+        parts, layouts = list(self._flow.partitions.values()), list(self._layouts(old.spec.name))
+        if obstacles(old, prepared.bundle, layouts):
+            return None
+        if heirs is not None:
+            # Between two assignments a worker owns nothing, and afterwards what it has was written by the old version.
+            if not parts or any(part.closed for part in parts) or heirs.cold(parts):
+                return None
+            self._flow.successions[old.spec.name] = heirs
+        effects = self._flow.succeed(prepared.bundle, prepared.inputs)
         prepared.install()
         return effects
 
-    async def _warm(self, candidate: Candidate, prepared: Prepared, started: float) -> bool:
+    async def _warm(self, candidate: Candidate, heirs: Succession, started: float) -> bool:
         """Let heirs follow until all assets that send are warm; False if the folder offers something else by then."""
-        self._flow.successions[candidate.name] = heirs = Succession(prepared.bundle)
         said = looked = self._clock()
-        while cold := heirs.cold(self._flow.partitions.values()):
+        while (cold := heirs.cold(self._flow.partitions.values())) or not self._flow.partitions:
             await asyncio.sleep(WARM_POLL_S)
             now = self._clock()
             if now - said >= WAITING_EVERY_S:
@@ -143,13 +168,14 @@ class ModelWatch:
                                   assets=cold[:MAX_NAMED], seconds=round(now - started, 1))
             if now - looked >= self._poll_s:
                 looked = now
-                offers = await asyncio.to_thread(self._models.offers)
-                if candidate.name not in offers or offers[candidate.name].mark != candidate.mark:
+                offers = await self._offers()
+                if offers is not None and (candidate.name not in offers
+                                           or offers[candidate.name].mark != candidate.mark):
                     return False
         return True
 
     def _refuse(self, candidate: Candidate, old: Bundle, why: str) -> None:
-        self._refused[candidate.name] = _Refused(candidate.mark, why)
+        self._refused[candidate.name] = candidate.mark
         self._events.emit("swap_refused", bundle=candidate.name, version=candidate.version, serving=old.spec.version,
                           why=why)
 
@@ -158,3 +184,8 @@ class ModelWatch:
             for pool in part.order:
                 if pool.bundle.spec.name == name and any(s is not None for s in pool.slots):
                     yield pool.channels, pool.samples
+
+
+def _changes(old: Bundle, new: Bundle, layouts: Iterable[tuple[int, int]]) -> bool:
+    """Say whether the state changes. Also for layouts that nobody has yet: partitions may come with them."""
+    return any(old.state_hash(*layout) != new.state_hash(*layout) for layout in (*layouts, (1, 1)))

@@ -145,11 +145,15 @@ class Publisher:
         """Keep back what is sent from now on, until `release`."""
         self._held = [] if self._held is None else self._held
 
-    def release(self) -> None:
-        """Send what was kept back, in order."""
+    def release(self, *, send: bool = True) -> None:
+        """Send what was kept back, in order; or forget it, because the process ends and the next owner repeats it."""
         held, self._held = self._held or (), None
-        for message in held:
-            self._queue(*message)
+        for number, message in held:
+            if send:
+                self._queue(number, message)
+            else:
+                self._bytes -= self._pending.pop(number)[0]
+        self._progress.set()
 
     def mark(self) -> int:
         """Return a mark for `acknowledged`: everything queued so far."""

@@ -16,7 +16,7 @@ from pipeline import advise, condition, judge, window
 from pipeline.checkpoint import UNASSIGNED
 from pipeline.columns import I64, Bool, FrameBatch, Groups
 from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
-from pipeline.terms import MANIFEST, following
+from pipeline.terms import MANIFEST, renewed
 from schemas import Calibration
 
 #: What an asset keeps whatever judges it.
@@ -100,11 +100,11 @@ class Succession:
                 out.append(who.asset)
         return out
 
-    def take_over(self, part: Partition, writer: str) -> list[Calibration]:
+    def take_over(self, part: Partition) -> list[Calibration]:
         """Put the new version in the old one's place; return the baselines that its heirs have learnt.
 
         Nothing of the partition may be in flight. Where the state changes, the partition writes under a new term from
-        here on (writer: no other's name), so that a crash finds the old state whole or the new one.
+        here on, so that a crash finds the old state whole or the new one.
         """
         found: list[Calibration] = []
         mine = [(i, pool) for i, pool in enumerate(part.order) if pool.bundle.spec.name == self.bundle.spec.name]
@@ -115,7 +115,7 @@ class Succession:
         if not changed:
             return found
         part.stale = (*part.stale, *_keys(part))
-        part.term = following(part.term, writer)
+        part.term = renewed(part.term)
         for i, pool in changed:
             heir = self._heir(pool)
             _inherit(pool, heir.pool)

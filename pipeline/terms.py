@@ -31,9 +31,14 @@ def term_of(key: str) -> str:
     return key.partition("|")[0]
 
 
-def following(term: str, writer: str) -> str:
-    """Name a term that is higher than `term`."""
-    return f"{int(term.partition('.')[0] or 0) + 1:010d}.{writer}"
+def renewed(term: str) -> str:
+    """Name a term of the same writer that is higher than `term`, and lower than any that begins with a restore.
+
+    A partition's owner may begin anew in the middle of its ownership; if it was only paused, and has a successor by
+    then, what it writes must still count for nothing.
+    """
+    number, writer, part = (*term.split("."), "0000", "0000")[:3] if term else ("0" * 10, "", "0000")
+    return f"{number}.{writer}.{int(part) + 1:04d}"
 
 
 def sort_out(stored: Mapping[str, bytes]) -> Stored:

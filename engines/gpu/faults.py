@@ -67,6 +67,6 @@ def translate(error: BaseException, code: int, doing: str, device: str) -> Engin
         )
     if code == _OUT_OF_MEMORY:
         return EngineError(
-            f"{doing} on {device}: out of memory: {error}; lower batch.max_size or engine.depth, or free the device"
+            f"{doing} on {device}: out of memory: {error}; lower batch.max_size or batch.in_flight, or free the device"
         )
     return EngineError(f"{doing} on {device}: {error}")

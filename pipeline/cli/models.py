@@ -149,8 +149,6 @@ def rollback(
     assignments: Assignments = None,
 ) -> None:
     """Go back to an older version. It is recorded who did it and why; a version newer than all there are ends it."""
-    import getpass
-
     from engines import BundleError, load_bundle
     from engines.trust import version_key
     from pipeline.assembly import trust_policy
@@ -171,7 +169,7 @@ def rollback(
         load_bundle(target.path, trust_policy(settings))
     except BundleError as error:
         raise ModelError(f"not rolled back, {to} could not serve: {_lines(error)}") from error
-    record_rollback(settings, Rollback(name, was, to, datetime.now(UTC).replace(microsecond=0), getpass.getuser(), why))
+    record_rollback(settings, Rollback(name, was, to, datetime.now(UTC).replace(microsecond=0), _who(), why))
     print(f"{name}: {to} serves instead of {was}; a running worker changes within models.poll_s = "
           f"{settings.models.poll_s:g} s")
 
@@ -245,3 +243,13 @@ def _lines(error: "BundleError") -> str:
 
 app.command()(build)
 app.command()(bench)
+
+
+def _who() -> str:
+    """Name who calls; a container's user may have no name."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

@@ -32,7 +32,7 @@ def take_over(rig: Rig, new: Bundle, heirs: Succession | None = None) -> None:
     rig.drain()
     if heirs is not None:
         rig.flow.successions[new.spec.name] = heirs
-    rig.flow.succeed(new, rig.engine.inputs, "w")
+    rig.flow.succeed(new, rig.engine.inputs)
 
 
 @settings(max_examples=25, deadline=None)
@@ -118,7 +118,7 @@ def test_an_heir_learns_its_baseline_from_healthy_assets_alone() -> None:
     assert heirs.cold(rig.flow.partitions.values()) == ["a0"]
     feed(rig, 90, 190)
     assert heirs.cold(rig.flow.partitions.values()) == []
-    effects = rig.flow.succeed(new, rig.engine.inputs, "w")
+    effects = rig.flow.succeed(new, rig.engine.inputs)
     assert sorted(c.asset for c in effects.calibrations) == ["a0", "a1", "a2"]
     assert {c.model for c in effects.calibrations} == {"mew@1.1.0"}
 
@@ -128,7 +128,7 @@ def test_after_a_change_of_state_the_partition_writes_whole_blocks_under_a_term_
     new = version(old, "2.0.0", window=WindowSpec(64, 4))
     rig = Rig.make(old, ASSETS)
     part = rig.part()
-    part.term = terms.following("", "first")
+    part.term = terms.Stored({}, ()).next_term("first")
     feed(rig, 0, 10)
     rig.drain()
     before = checkpoint.take(part, "m1", 1)
@@ -136,7 +136,8 @@ def test_after_a_change_of_state_the_partition_writes_whole_blocks_under_a_term_
     feed(rig, 10, 80)
     take_over(rig, new)
     after = checkpoint.take(part, "m2", 1)
-    assert after.term > before.term and {key.split("|")[0] for key in after.stale} == {before.term}
+    assert before.term < after.term < terms.Stored({}, (f"{before.term}|x",)).next_term("other")
+    assert {key.split("|")[0] for key in after.stale} == {before.term}
     assert {f"{before.term}|{key}" for key, _ in before.blocks} <= set(after.stale)
     records = {key: checkpoint.encode(record) for key, record in after.blocks}
     records["manifest"] = checkpoint.encode(after.manifest)

@@ -64,14 +64,12 @@ class Bed:
         self.log.append(f"record {candidate.version}")
 
     # -- custody
-    @staticmethod
-    def writer() -> str:
-        return "w"
-
-    async def swap(self, change: Callable[[], Effects]) -> None:
+    async def swap(self, change: Callable[[], Effects | None]) -> bool:
         self.rig.drain()
-        change()
+        if change() is None:
+            return False
         self.log.append("durable")
+        return True
 
     # -- events
     def emit(self, name: str, **fields: Any) -> None:
@@ -98,19 +96,24 @@ def bed(monkeypatch: pytest.MonkeyPatch) -> Bed:
     return made
 
 
+async def look(watcher: ModelWatch) -> None:
+    await asyncio.gather(*await watcher.look())
+    watcher._trying.clear()
+
+
 def watch(bed: Bed) -> ModelWatch:
     return ModelWatch(bed, bed.rig.flow, bed, bed, poll_s=0.0)  # type: ignore[arg-type]
 
 
 def test_nothing_is_touched_while_the_folder_offers_what_serves(bed: Bed) -> None:
-    asyncio.run(watch(bed).look())
+    asyncio.run(look(watch(bed)))
     assert bed.log == [] and bed.events == []
 
 
 def test_a_new_version_with_the_same_state_is_swapped_at_once(bed: Bed) -> None:
     new = version(bed.served["win"][0], "1.1.0", threshold=2.0)
     bed.offer(new, "m2")
-    asyncio.run(watch(bed).look())
+    asyncio.run(look(watch(bed)))
     assert bed.log == ["prepare 1.1.0", "install", "durable", "record 1.1.0"]
     assert bed.rig.part().order[0].bundle is new
     (event,) = bed.events
@@ -124,7 +127,7 @@ def test_a_new_version_with_another_state_serves_when_the_assets_are_warm(bed: B
     bed.offer(new, "m2")
 
     async def main() -> None:
-        task = asyncio.create_task(watch(bed).look())
+        task = asyncio.create_task(look(watch(bed)))
         for seq in range(6, 16):
             await asyncio.sleep(0.02)
             assert "install" not in bed.log
@@ -143,7 +146,7 @@ def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) ->
     bed.offer(new, "m2")
 
     async def main() -> None:
-        task = asyncio.create_task(watch(bed).look())
+        task = asyncio.create_task(look(watch(bed)))
         await asyncio.sleep(0.02)
         bed.offer(old, "m1")
         await asyncio.wait_for(task, 10)
@@ -160,23 +163,76 @@ def test_what_cannot_serve_is_refused_once_with_the_reason(bed: Bed, fault: Exce
     bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
     bed.fault = fault
     watcher = watch(bed)
-    asyncio.run(watcher.look())
-    asyncio.run(watcher.look())
+    asyncio.run(look(watcher))
+    asyncio.run(look(watcher))
     assert bed.log == ["prepare 1.1.0"]
     assert [name for name, _ in bed.events] == ["swap_refused"] and str(fault) in bed.events[0][1]["why"]
     bed.fault = None
     bed.offer(version(bed.served["win"][0], "1.1.1"), "m3")  # mended
-    asyncio.run(watcher.look())
+    asyncio.run(look(watcher))
     assert bed.events[-1][0] == "swapped"
 
 
 def test_a_version_that_would_not_fit_the_assets_is_refused_and_given_back(bed: Bed) -> None:
     bed.offer(version(bed.served["win"][0], "2.0.0", rule="other"), "m2")
-    asyncio.run(watch(bed).look())
+    asyncio.run(look(watch(bed)))
     assert bed.log == ["prepare 2.0.0", "discard"] and "'other'" in bed.events[0][1]["why"]
 
 
 def test_a_folder_that_cannot_be_read_is_told_and_looked_at_again(bed: Bed) -> None:
     bed.fault = PermissionError("denied")
-    asyncio.run(watch(bed).look())
+    asyncio.run(look(watch(bed)))
     assert bed.events[0][0] == "swap_refused" and "denied" in bed.events[0][1]["why"]
+
+
+def test_a_folder_that_is_away_for_a_while_does_not_end_a_swap_that_warms_up(bed: Bed) -> None:
+    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+
+    async def main() -> None:
+        task = asyncio.create_task(look(watch(bed)))
+        await asyncio.sleep(0.02)
+        bed.fault = PermissionError("denied")
+        for seq in range(6, 16):
+            await asyncio.sleep(0.01)
+            bed.feed(seq, seq + 1)
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())
+    assert [name for name, _ in bed.events] == ["swap_refused", "swapped"]  # told once
+
+
+def test_a_swap_that_changes_state_waits_while_the_worker_owns_nothing_or_lets_go(bed: Bed) -> None:
+    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+    part = bed.rig.part()
+
+    async def main() -> None:
+        task = asyncio.create_task(look(watch(bed)))
+        await asyncio.sleep(0.02)
+        bed.rig.flow.drop(0)  # a rebalance takes the partition and brings it back
+        await asyncio.sleep(0.05)
+        assert "install" not in bed.log
+        bed.rig.flow.adopt(part, 0.0)
+        bed.feed(6, 16)
+        part.closed = True
+        await asyncio.sleep(0.05)
+        assert "install" not in bed.log
+        part.closed = False
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())
+    assert bed.log == ["prepare 2.0.0", "install", "durable", "record 2.0.0"]
+
+
+def test_what_is_new_for_one_bundle_does_not_wait_for_another_that_warms_up(bed: Bed) -> None:
+    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+
+    async def main() -> None:
+        watcher = watch(bed)
+        (first,) = await watcher.look()
+        await asyncio.sleep(0.02)
+        assert await watcher.look() == [] and not first.done()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    asyncio.run(main())
+    assert bed.log == ["prepare 2.0.0", "discard"] and not bed.rig.flow.successions
