@@ -49,12 +49,12 @@ max_channels = {count}
 
 {inputs}
 [golden.tolerance]
-rul = {{ abs = 2e-3, rel = 1e-5 }}     # cycles; float32 sums of some hundred products of up to {cap:g}
-p10 = {{ abs = 5e-3, rel = 1e-5 }}
-p50 = {{ abs = 5e-3, rel = 1e-5 }}
-p90 = {{ abs = 5e-3, rel = 1e-5 }}
-score = {{ abs = 1e-3, rel = 1e-4 }}
-contributions = {{ abs = 1e-3, rel = 1e-4 }}
+rul = {{ abs = 0.05, rel = 1e-4 }}     # cycles; in float32 a raw sensor has 1e-4 of its scale: 0.01 of up to {cap:g}
+p10 = {{ abs = 0.05, rel = 1e-4 }}
+p50 = {{ abs = 0.05, rel = 1e-4 }}
+p90 = {{ abs = 0.05, rel = 1e-4 }}
+score = {{ abs = 2e-3, rel = 1e-2 }}
+contributions = {{ abs = 5e-3, rel = 1e-3 }}
 
 [budget]
 latency_ms = 25.0      # 256 rows on one thread; a row alone takes 0.1 ms

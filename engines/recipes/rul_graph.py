@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.base import Array
-from engines.recipes.rul_model import BAD, CAP, FEW, KNOWN, OUTSIDE, SNAP, SPAN, WARN, RulModel
+from engines.recipes.rul_model import BAD, CAP, FEW, FLOOR, KNOWN, OUTSIDE, SNAP, SPAN, WARN, RulModel
 from engines.recipes.rul_state import CHANNELS, COLUMNS, LIFTED, SENSORS, SETTING_SCALE, SMOOTHINGS
 
 # As anomaly-mewma: every runtime in use reads it.
@@ -61,9 +61,9 @@ def build(model: RulModel) -> bytes:
     """Return the model.
 
     ewma (n, smoothings, 19), count (n), last (n, 18), same (n, 14), all float64 as rul_state.State holds them ->
-    score (n) float32, WARN / rul, 0 when unknown; rul, p10, p50, p90 (n) float32 in cycles, those at 125 "at least";
+    score (n) float32, WARN / max(rul, FLOOR), 0 when unknown; rul, p10, p50, p90 (n) float32 cycles, 125 "at least";
     unknown (n) int32: 0 known, 1 not enough history, 2 outside what was trained on, 3 channel missing or stuck;
-    contributions (n, 18) float32, share of each channel in the wear: sum 1, or all 0 where none would gain a cycle.
+    contributions (n, 18) float32, share of each channel in the wear: sum 1, less where all gain less than a cycle.
     """
     g = _Graph()
     missing, last, settings = _last_sample(g)
@@ -185,13 +185,13 @@ def _answers(g: _Graph, model: RulModel, outputs: str, why: str) -> None:
     g("Where", blind, zero, low, name="p10")
     g("Where", blind, cap, high, name="p90")
     g("Min", g("Max", g("Min", g("Max", middle, zero), cap), "p10"), "p90", name="p50")
-    score = g("Div", np.array(WARN, _F32), g("Max", rul, np.array(1.0, _F32)))
+    score = g("Div", np.array(WARN, _F32), g("Max", rul, np.array(FLOOR, _F32)))
     g("Where", g("Equal", why, np.array(KNOWN, _I32)), score, zero, name="score")
     gain = g("Max", g("Sub", g.cut(means, 1, 1 + _S, 1), raw_own), zero)
     # A vector of ones per row, or ONNX Runtime makes one product of all rows, whose last bits depend on their number.
     ones = g("Add", g("Mul", g.reshape(gain, -1, _S, 1), zero), np.array(1.0, _F32))
     total = g.reshape(g("MatMul", g.reshape(gain, -1, 1, _S), ones), -1, 1)
-    share = g("Div", gain, g("Max", total, np.array(1e-6, _F32)))
+    share = g("Div", gain, g("Max", total, np.array(1.0, _F32)))
     g("Pad", share, np.array([0, _FIRST, 0, 0], _I64), name="contributions")
 
 

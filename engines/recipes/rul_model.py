@@ -16,6 +16,8 @@ Layer = tuple[F32, F32]
 CAP = 125.0
 #: Remaining cycles from which on an engine is a case for the planner: score 1. Half of it is 2, and so on.
 WARN = 50.0
+#: The score rises no further below this many cycles: a cycle more or less would be most of the score.
+FLOOR = 5.0
 #: Upper ends are stretched so that one this close below the cap is at the cap, "at least": a net never meets a bound.
 SNAP = 0.5
 SPAN = len(SMOOTHINGS) * len(SENSORS)

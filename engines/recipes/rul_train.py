@@ -22,9 +22,9 @@ class Net:
 
     members: int = 6
     hidden: tuple[int, ...] = (32, 24)
-    steps: int = 10_000
-    batch: int = 512
-    rate: float = 6e-3
+    steps: int = 6_000
+    batch: int = 256
+    rate: float = 1.2e-2
     decay: float = 1e-5
 
 
