@@ -68,7 +68,7 @@ def _gpu(name: str) -> Backend:
     missing = [package for package in (name, "pycuda") if find_spec(package) is None]
     if missing:
         what = f"package{'s' if missing[1:] else ''} {' and '.join(missing)} missing"
-        return Backend(name, False, what, f"Install them with pip install 'kizashi[{_EXTRAS[name]}]', or ")
+        return Backend(name, False, what, f"Run pip install 'kizashi[{_EXTRAS[name]}]', or ")
     try:
         ctypes.CDLL(_DRIVER)
     except OSError:

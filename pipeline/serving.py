@@ -16,6 +16,7 @@ import numpy as np
 
 from engines.base import Array, Staging, TensorSpec
 from engines.bundle import Bundle
+from pipeline.aside import aside
 from pipeline.batch import plain
 from pipeline.enginethread import EngineThread
 from pipeline.errors import ModelError
@@ -29,6 +30,8 @@ STAGING_S = 1.0
 LATE_S = 1.0
 #: A closing engine has its queue to finish and memory to free. One that hangs is left to the end of the process.
 CLOSE_S = 2.0
+#: Letters of the reason that an alert carries: the log has all of it.
+MAX_WHY = 200
 #: Batches in a row without numbers where the ground finds some: the device is broken, not the data.
 MAX_DOUBTFUL = 10
 
@@ -61,7 +64,7 @@ class Active:
 
     def headers(self, bundle: Bundle) -> list[tuple[str, bytes]]:
         """Return what an alert says about how it came to be."""
-        said = [("kizashi_backend", self.backend), ("kizashi_backend_why", self.why),
+        said = [("kizashi_backend", self.backend), ("kizashi_backend_why", self.why[:MAX_WHY]),
                 ("kizashi_bundle", bundle.manifest_sha256), *([("kizashi_degraded", "1")] if self.degraded else [])]
         return [(name, value.encode()) for name, value in said]
 
@@ -111,6 +114,8 @@ class Serving:
         self._speaks: Active | None = None
         self._old: list[EngineThread] = []
         self._asked: dict[Layout, Shapes] = {}
+        self._manifest = ""
+        self._worn: asyncio.TimerHandle | None = None
         self.on_change: Callable[[str], None] = lambda name: None  # batches want arrays of another engine
         self.on_layout: Callable[[Serving, Shapes], None] = lambda serving, shapes: None  # the device is not ready
         self.on_worn: Callable[[str], None] = lambda why: None  # it is time for a new process
@@ -174,7 +179,7 @@ class Serving:
         """Close the engines that served before. Call once nothing in flight uses their arrays."""
         old, self._old = self._old, []
         if old:
-            await asyncio.gather(*(asyncio.to_thread(thread.close, CLOSE_S) for thread in old))
+            await asyncio.gather(*(aside(thread.close, CLOSE_S) for thread in old))
 
     async def close(self) -> None:
         """Close every engine."""
@@ -184,6 +189,10 @@ class Serving:
         await self.release()
 
     def _install(self, engines: Engines) -> None:
+        if engines.device is not None and self._worn is not None:
+            self._worn.cancel()  # the device is back
+        if self._manifest != engines.bundle.manifest_sha256:  # another version may want other rows
+            self._asked, self._manifest = {}, engines.bundle.manifest_sha256
         self.engines, self._doubtful = engines, 0
         self._pace = Pace(engines.bundle.spec.budget.latency_ms)
         self._main = main = engines.device or engines.ground
@@ -270,8 +279,9 @@ class Serving:
             self._telemetry.events.emit("degraded", why=f"{self.name}: {why}; {self._main.backend} has taken over")
             patience = self._limits.restart_after_s
             if patience:
-                self._loop.call_later(patience, self.on_worn, f"{self.name} was served without {by.backend} for "
-                                      f"{patience:g} s (engine.restart_after_s); a new process may have it again")
+                self._worn = self._loop.call_later(
+                    patience, self.on_worn, f"{self.name} was served without {by.backend} for {patience:g} s "
+                    "(engine.restart_after_s); a new process may have it again")
         for flight in lost:
             self._send(flight)
 
