@@ -37,7 +37,7 @@ soak: .venv/dev.ok .build/kafka.ok  ## swap models under load on real Kafka, SWA
 bench: .venv/dev.ok .build/kafka.ok  ## every benchmark of tests/bench, one table each
 	$(PY) -m tests.bench
 
-gpu: .venv/dev.ok  ## what only a GPU can show: parity, graphs, faults, latency; prints the device, skips loudly without one
+gpu: .venv/dev.ok  ## what only a GPU can show, with latencies; names the device, or says loudly that there is none
 	@$(PY) -m tests.gpu.bed.real $(PYTEST)
 
 # `--universal`: one lock for every platform and Python. No option may add a registry's address to the files.
