@@ -35,6 +35,7 @@ from pipeline.publish import Publisher
 from pipeline.seating import Seating
 from pipeline.serving import Active, Engines, Limits, Serving
 from pipeline.store import Store
+from pipeline.succession import layouts
 from pipeline.telemetry import Telemetry
 from pipeline.transport import BatchTopic, TransportOptions, batch_consumer, bind
 from pipeline.worker import Worker
@@ -200,7 +201,8 @@ class Runtime:
             gc.freeze()  # start-up's objects are never garbage. Thresholds above the defaults gained nothing on W1
             heap.give_back()  # what reading all births needed
             if self.watched and self.fitter is not None:
-                offers = FolderModels(settings, self.fitter, fleet, self.events)
+                offers = FolderModels(settings, self.fitter, fleet, self.events,
+                                      lambda name: layouts(flow.partitions.values(), name))
                 self._spawn(ModelWatch(offers, flow, custody, self.events, settings.models.poll_s).run())
             self._spawn(custody.checkpoints(), follower.failed(),
                         BrokerWatch(cfg, self.health, self.events).run(), self._library_lines(),

@@ -20,6 +20,9 @@ from pipeline.infer import Outcome, run
 
 T = TypeVar("T")
 
+#: Whoever waits for the engine's thread looks this often whether there still is one.
+ALIVE_S = 0.5
+
 #: Called on the engine's thread with the outcome of a batch, or with what broke the engine.
 Done = Callable[[Outcome | BaseException], None]
 
@@ -88,8 +91,18 @@ class EngineThread:
         """
         answer: Future[T] = Future()
         self._queue.put(_Call(do, answer, alone))
+        left = float("inf") if timeout_s is None else timeout_s
         try:
-            return answer.result(timeout_s)
+            while True:
+                step = min(left, ALIVE_S)
+                try:
+                    return answer.result(step)
+                except TimeoutError:
+                    left -= step
+                    if answer.done() or left <= 0:
+                        raise
+                    if not self._thread.is_alive():
+                        raise EngineLost("the engine is closed") from None
         finally:
             answer.cancel()  # what nobody waits for any more is not begun
 

@@ -6,10 +6,13 @@ fails is told by an event; the CPU goes on. No frame is ever refused for it.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
-from engines.base import Engine, EngineError, EngineLost, Pipelined
+import numpy as np
+
+from engines.base import Array, Engine, EngineError, EngineLost, Pipelined, TensorSpec
 from engines.bundle import Bundle
+from engines.golden import Golden, GoldenCase
 from engines.parity import compare
 from engines.select import Choice, choose
 from engines.supply import GPU_ENGINES, EngineOptions, open_engine
@@ -18,10 +21,12 @@ from pipeline.errors import ModelError
 from pipeline.ops.events import Events
 from pipeline.ops.settings import Settings
 from pipeline.parity import decide
-from pipeline.serving import Active, Engines, Shapes, layout_of
+from pipeline.serving import CLOSE_S, Active, Engines, Shapes, layout_of
+
+T = TypeVar("T")
 
 CPU = "onnx_cpu"
-#: A device that opens for the first time loads hundreds of MB of kernels.
+#: A device that opens for the first time loads hundreds of MB of kernels. Nothing that an engine is asked takes longer.
 OPEN_S = 120.0
 #: Rows of a batch in the gate, where batches may be as large.
 GATE_ROWS = 256
@@ -67,7 +72,8 @@ class Fitter:
             self.choice = choice or choose(settings.engine.name)
         except EngineError as error:
             raise ModelError(str(error)) from error
-        self._supply = supply or self._of_this_machine
+        self._make_supply = supply or self._of_this_machine
+        self._supplies: dict[str, Supply] = {}  # by manifest: a supply keeps the plans that its store could not
 
     @property
     def wants_device(self) -> bool:
@@ -79,10 +85,10 @@ class Fitter:
         thread = EngineThread(lambda: open_engine(name, bundle, self._options), self._options.max_batch,
                               bundle.spec.name)
         try:
-            thread.start()
+            thread.start(OPEN_S)
             self._judge(thread, bundle)
-        except (EngineError, ValueError) as error:
-            thread.close(OPEN_S)
+        except (EngineError, EngineLost, ValueError) as error:
+            thread.close(CLOSE_S)
             raise ModelError(f"bundle {bundle.spec.name}: {error}") from error
         if self.wants_device:
             return Active(thread, name, f"{self.choice.name} is being prepared", degraded=True)
@@ -100,11 +106,11 @@ class Fitter:
         if self.wants_device and (build or not self.missing(bundle)):
             try:
                 return self.with_device(engines, shapes)
-            except (EngineError, EngineLost) as error:
+            except Exception as error:  # whatever becomes of a device, the ground is closed or serves
                 if build:
-                    engines.ground.thread.close()
-                    raise EngineError(str(error)) from error
-                self.refuse(bundle, str(error))
+                    engines.ground.thread.close(CLOSE_S)
+                    raise EngineError(_said(error)) from error
+                self.refuse(bundle, _said(error))
         return engines
 
     def missing(self, bundle: Bundle) -> str:
@@ -129,23 +135,34 @@ class Fitter:
         try:
             self._judge(judged, bundle, supply)
         finally:
-            judged.close(OPEN_S)
+            judged.close(CLOSE_S)
         device = Active(self._thread(supply.open, bundle), self.choice.name, self.choice.why)
         fitted = Engines(bundle, replace(engines.ground, why=f"beside {device.backend}", degraded=False), device)
         try:
             for shape in shapes:
                 self.prepare(fitted, shape)
                 fitted.ready.add(layout_of(shape))
-        except BaseException:
-            device.thread.close(OPEN_S)
+        except BaseException:  # nobody else knows of it yet
+            device.thread.close(CLOSE_S)
             raise
         return fitted
 
     def prepare(self, engines: Engines, shapes: Shapes) -> None:
-        """Make the device ready for rows of these shapes; `Serving.admit` them then. Raises EngineError, EngineLost."""
+        """Make the device ready for rows of these shapes; `Serving.admit` them then. Raises EngineError, EngineLost.
+
+        Rows of other shapes than the golden ones have a plan of their own: what it says is held against the ground.
+        """
         assert engines.device is not None
-        self._ensure(self._supply(engines.bundle), engines.bundle, shapes)
-        engines.device.thread.call(lambda engine: cast(Pipelined, engine).staging(shapes, self._options.max_batch))
+        bundle, rows = engines.bundle, self._options.max_batch
+        self._ensure(self._supply(bundle), bundle, shapes)
+        _call(engines.device.thread, lambda engine: cast(Pipelined, engine).staging(shapes, rows))
+        if layout_of(shapes) in map(layout_of, golden_shapes(bundle)):
+            return
+        inputs = _examples(engines.ground.thread.engine.inputs, shapes, rows)
+        outputs = {name: np.array(array) for name, array in
+                   _call(engines.ground.thread, lambda engine: engine.infer(inputs)).items()}
+        case = GoldenCase(f"rows of {dict(shapes)}", inputs, outputs)
+        self._judge(engines.device.thread, replace(bundle, golden=Golden((case,))))
 
     def refuse(self, bundle: Bundle, why: str) -> None:
         """Say that the device cannot serve."""
@@ -156,12 +173,18 @@ class Fitter:
         """Hold an engine against the golden vectors. supply: keeps the report. Raises EngineError: what differs."""
         if bundle.golden is None:  # not from a file: made in memory, for a test
             return
-        report = thread.call(lambda engine: compare(engine, bundle, decide, min(GATE_ROWS, self._options.max_batch)))
+        rows = min(GATE_ROWS, self._options.max_batch)
+        report = _call(thread, lambda engine: compare(engine, bundle, decide, rows))
         if supply is not None:
             for shapes in golden_shapes(bundle):
                 supply.note(shapes, report.to_json())
         if not report.ok:
             raise EngineError(f"{report.engine} does not say what the golden vectors say: {report.why()}")
+
+    def _supply(self, bundle: Bundle) -> Supply:
+        if bundle.manifest_sha256 not in self._supplies:
+            self._supplies[bundle.manifest_sha256] = self._make_supply(bundle)
+        return self._supplies[bundle.manifest_sha256]
 
     def _of_this_machine(self, bundle: Bundle) -> Supply:
         from engines.gpu.provide import GpuSupply
@@ -179,3 +202,23 @@ class Fitter:
             self._events.emit("engine_build", bundle=bundle.spec.name, backend=self.choice.name, why=why,
                               rows=dict(shapes))
             supply.ensure(shapes, stop=lambda: self.stopped)
+
+
+def _call(thread: EngineThread, do: Callable[[Engine], T]) -> T:
+    """Let an engine do something within OPEN_S. Raises EngineError, EngineLost."""
+    try:
+        return thread.call(do, OPEN_S)
+    except TimeoutError:
+        raise EngineLost(f"the engine hangs: no answer within {OPEN_S:g} s") from None
+
+
+def _examples(specs: Iterable[TensorSpec], shapes: Shapes, rows: int) -> dict[str, Array]:
+    """Make rows of any shape that a model should take: noise, positive where a row has a single number (a limit)."""
+    rng = np.random.default_rng(0)
+    made = {spec.name: rng.normal(size=(rows, *shapes[spec.name])) for spec in specs}
+    return {spec.name: (np.abs(made[spec.name]) + 0.5 if not shapes[spec.name] else made[spec.name]).astype(spec.dtype)
+            for spec in specs}
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, (EngineError, EngineLost)) else f"{type(error).__name__}: {error}"

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
-from engines.base import EngineError, EngineLost, Staging
-from pipeline.fitting import OPEN_S, Fitter
-from pipeline.serving import Engines, Layout, Serving, Shapes, layout_of
+from engines.base import Staging
+from pipeline.aside import aside
+from pipeline.fitting import Fitter
+from pipeline.serving import CLOSE_S, Engines, Layout, Serving, Shapes, layout_of
 
 Headers = list[tuple[str, bytes]]
 
@@ -55,9 +56,9 @@ class Fleet:
         """Build what the device needs, and let it take over."""
         engines = serving.engines
         try:
-            fitted = await asyncio.to_thread(fitter.with_device, engines, serving.shapes)
-        except (EngineError, EngineLost) as error:
-            fitter.refuse(engines.bundle, str(error))
+            fitted = await aside(fitter.with_device, engines, serving.shapes)
+        except Exception as error:  # whatever it is, the CPU goes on and says why
+            fitter.refuse(engines.bundle, str(error) or type(error).__name__)
             if serving.engines is engines:
                 why = f"{fitter.choice.name} cannot serve: {error}"
                 serving.replace(Engines(engines.bundle, replace(engines.ground, why=why, degraded=True)))
@@ -68,7 +69,7 @@ class Fleet:
                 if layout_of(shapes) not in fitted.ready:
                     self._on_layout(serving, shapes)
         elif fitted.device is not None:  # a new version has come meanwhile
-            await asyncio.to_thread(fitted.device.thread.close, OPEN_S)
+            await aside(fitted.device.thread.close, CLOSE_S)
 
     def _on_change(self, bundle: str) -> None:
         if self._restage is not None:
@@ -89,8 +90,8 @@ class Fleet:
     async def _prepare(self, fitter: Fitter, serving: Serving, shapes: Shapes) -> None:
         engines = serving.engines
         try:
-            await asyncio.to_thread(fitter.prepare, engines, shapes)
-        except (EngineError, EngineLost) as error:
+            await aside(fitter.prepare, engines, shapes)
+        except Exception as error:  # whatever it is, the CPU goes on and says why
             fitter.refuse(engines.bundle, f"rows of {dict(shapes)} stay on the CPU: {error}")
             return
         if serving.engines is engines:

@@ -6,17 +6,18 @@ tried twice.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from engines.base import EngineError, EngineLost, TensorSpec
 from engines.bundle import Bundle, BundleError, Candidate
+from pipeline.aside import aside
 from pipeline.columns import Effects
 from pipeline.custody import Custody
 from pipeline.errors import ModelError
 from pipeline.flow import Flow
 from pipeline.ops.events import Events
-from pipeline.succession import Succession, obstacles
+from pipeline.succession import Succession, layouts, obstacles
 
 #: How often a swap that waits for assets to become warm looks again, and says so.
 WARM_POLL_S, WAITING_EVERY_S = 1.0, 60.0
@@ -72,7 +73,7 @@ class ModelWatch:
 
     async def run(self) -> None:
         """Watch until cancelled. Raises what ends the worker."""
-        await asyncio.to_thread(self._models.begin)
+        await aside(self._models.begin)
         try:
             while True:
                 await asyncio.sleep(self._poll_s)
@@ -101,7 +102,7 @@ class ModelWatch:
     async def _offers(self) -> Mapping[str, Candidate] | None:
         """Return what the folder offers, None if it cannot be read just now."""
         try:
-            found = await asyncio.to_thread(self._models.offers)
+            found = await aside(self._models.offers)
         except (OSError, ModelError) as error:
             if not self._unreadable:
                 self._events.emit("swap_refused", bundle="", version="", why=f"the folder cannot be read: {error}")
@@ -113,7 +114,7 @@ class ModelWatch:
     async def _try(self, candidate: Candidate, old: Bundle) -> None:
         started = self._clock()
         try:
-            prepared = await asyncio.to_thread(self._models.prepare, candidate)
+            prepared = await aside(self._models.prepare, candidate)
         except Exception as error:  # whatever a new version does, the last good one goes on
             known = isinstance(error, (BundleError, EngineError, EngineLost, ModelError))
             self._refuse(candidate, old, str(error) if known else f"{type(error).__name__}: {error}")
@@ -133,19 +134,19 @@ class ModelWatch:
                 swapped = await self._custody.swap(lambda: self._change(prepared, old, heirs))
                 if not swapped:
                     await asyncio.sleep(WARM_POLL_S)
-            await asyncio.to_thread(self._models.record, prepared, candidate)
+            await aside(self._models.record, prepared, candidate)
         finally:
             self._flow.successions.pop(candidate.name, None)
             if not swapped:
-                await asyncio.to_thread(prepared.discard)
+                await aside(prepared.discard)
         self._refused.pop(candidate.name, None)
         self._events.emit("swapped", bundle=candidate.name, version=candidate.version, replaced=old.spec.version,
                           state="kept" if heirs is None else "new", seconds=round(self._clock() - started, 3))
 
     def _change(self, prepared: Prepared, old: Bundle, heirs: Succession | None) -> Effects | None:
         """Swap, unless what was true before nothing was in flight is so no longer; called between two batches."""
-        parts, layouts = list(self._flow.partitions.values()), list(self._layouts(old.spec.name))
-        if obstacles(old, prepared.bundle, layouts):
+        parts = list(self._flow.partitions.values())
+        if obstacles(old, prepared.bundle, self._layouts(old.spec.name)):
             return None
         if heirs is not None:
             # Between two assignments a worker owns nothing, and afterwards what it has was written by the old version.
@@ -174,18 +175,16 @@ class ModelWatch:
                     return False
         return True
 
+    def _layouts(self, name: str) -> list[tuple[int, int]]:
+        return layouts(self._flow.partitions.values(), name)
+
     def _refuse(self, candidate: Candidate, old: Bundle, why: str) -> None:
         self._refused[candidate.name] = candidate.mark
         self._events.emit("swap_refused", bundle=candidate.name, version=candidate.version, serving=old.spec.version,
                           why=why)
 
-    def _layouts(self, name: str) -> Iterator[tuple[int, int]]:
-        for part in self._flow.partitions.values():
-            for pool in part.order:
-                if pool.bundle.spec.name == name and any(s is not None for s in pool.slots):
-                    yield pool.channels, pool.samples
 
 
-def _changes(old: Bundle, new: Bundle, layouts: Iterable[tuple[int, int]]) -> bool:
+def _changes(old: Bundle, new: Bundle, served: Iterable[tuple[int, int]]) -> bool:
     """Say whether the state changes. Also for layouts that nobody has yet: partitions may come with them."""
-    return any(old.state_hash(*layout) != new.state_hash(*layout) for layout in (*layouts, (1, 1)))
+    return any(old.state_hash(*layout) != new.state_hash(*layout) for layout in (*served, (1, 1)))

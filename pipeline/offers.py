@@ -5,15 +5,15 @@ Blocking, meant for a thread: reading, verifying, loading, comparing, measuring.
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from engines.base import Engine, EngineError, TensorSpec
+from engines.base import Engine, EngineError, EngineLost, TensorSpec
 from engines.bundle import Bundle, Candidate, load_bundle
 from engines.measure import measure
 from pipeline.assembly import trust_policy
 from pipeline.errors import ModelError
-from pipeline.fitting import Fitter
+from pipeline.fitting import OPEN_S, Fitter
 from pipeline.fleet import Fleet
 from pipeline.modelbook import candidates, ranked, read_record, record_active
 from pipeline.modelwatch import Prepared
@@ -51,8 +51,11 @@ class Tried:
 class FolderModels:
     """The models folder as a source of new versions (Models of modelwatch)."""
 
-    def __init__(self, settings: Settings, fitter: Fitter, fleet: Fleet, events: Events) -> None:
+    def __init__(self, settings: Settings, fitter: Fitter, fleet: Fleet, events: Events,
+                 layouts: Callable[[str], Iterable[tuple[int, int]]]) -> None:
+        """layouts: (channels, samples per frame) of the assets that a bundle serves."""
         self._settings, self._fitter, self._fleet, self._events = settings, fitter, fleet, events
+        self._layouts = layouts
         paths = {c.path: c.mark for c in candidates(settings)}
         self._marks = {name: paths.get(s.bundle.path, "") for name, s in fleet.servings.items()}
         self._told: dict[str, str] = {}  # what has no readable manifest, and the mark that it had
@@ -86,13 +89,17 @@ class FolderModels:
         if bundle.manifest_sha256 == serving.bundle.manifest_sha256:
             raise ModelError("it is the version that serves, in another place")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        engines = self._fitter.engines(bundle, serving.shapes, build=True)
+        shapes = [bundle.spec.rows(*layout) for layout in self._layouts(candidate.name)]
+        engines = self._fitter.engines(bundle, shapes, build=True)
         tried = Tried(bundle, engines, serving)
         try:
-            engines.ground.thread.call(lambda engine: _within_budget(engine, bundle, self._settings.batch.max_size))
+            rows = self._settings.batch.max_size
+            engines.ground.thread.call(lambda engine: _within_budget(engine, bundle, rows), OPEN_S)
             _within_memory(bundle, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-        except BaseException:
+        except BaseException as error:  # nobody else knows of its engines yet
             tried.discard()
+            if isinstance(error, TimeoutError):
+                raise EngineLost(f"it hangs: no answer within {OPEN_S:g} s") from None
             raise
         return tried
 

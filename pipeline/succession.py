@@ -40,13 +40,19 @@ class Heir:
     learnt: dict[int, Learnt] = field(default_factory=dict)
 
 
-def obstacles(old: Bundle, new: Bundle, layouts: Iterable[tuple[int, int]]) -> list[str]:
-    """Say why `new` cannot take over from `old`; layouts: (channels, samples per frame) of its assets."""
+def layouts(partitions: Iterable[Partition], name: str) -> list[tuple[int, int]]:
+    """Return (channels, samples per frame) of the assets that a bundle serves; each once."""
+    return sorted({(pool.channels, pool.samples) for part in list(partitions) for pool in part.order
+                   if pool.bundle.spec.name == name and any(pool.slots)})
+
+
+def obstacles(old: Bundle, new: Bundle, served: Iterable[tuple[int, int]]) -> list[str]:
+    """Say why `new` cannot take over from `old`; served: layouts of its assets."""
     found = []
     if new.spec.rule != old.spec.rule:
         found.append(f"its rule is {new.spec.rule!r}, the alerts that are open have {old.spec.rule!r}: "
                      "ship it under another name and route assets to it")
-    for channels, samples in sorted(set(layouts)):
+    for channels, samples in sorted(set(served)):
         found += [f"assets that it has to serve do not fit: {why}" for why in new.spec.misfits(channels, samples)]
     return found
 

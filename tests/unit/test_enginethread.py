@@ -147,3 +147,11 @@ def test_start_says_why_an_engine_is_not_there_and_closes_one_that_does_not_beco
         EngineThread(lambda: late, 4).start(0.01)
     late.go.set()
     assert late.closed.wait(30)
+
+
+def test_who_asks_a_closed_engine_hears_that_it_is_closed() -> None:
+    thread = EngineThread(WindowMean, 4)
+    thread.start()
+    thread.close()
+    with pytest.raises(EngineLost, match="closed"):
+        thread.call(lambda engine: engine.name)

@@ -53,7 +53,7 @@ class Supply:
         self.notes.append(text)
 
     def open(self) -> Engine:
-        device = Device(open_engine("onnx_cpu", self.bundle), pinned=3)
+        device = Device(open_engine("onnx_cpu", self.bundle), pinned=6)  # the gate takes one for a while
         if self.skew != 1.0:
             infer, skew = device.of.infer, self.skew
             device.of.infer = lambda inputs: {n: a * skew for n, a in infer(inputs).items()}  # type: ignore[method-assign]

@@ -34,7 +34,8 @@ class Bed:
         serving = SimpleNamespace(bundle=models.load(self.folder / "a"), shapes=[], replace=self.installed.append)
         self.fleet: Any = SimpleNamespace(servings={"made": serving})
         self.fitter = Fitter(self.settings, self)  # type: ignore[arg-type]
-        self.offers = FolderModels(self.settings, self.fitter, self.fleet, self)  # type: ignore[arg-type]
+        self.offers = FolderModels(self.settings, self.fitter, self.fleet, self,  # type: ignore[arg-type]
+                                   lambda name: [(4, 32)])
         self.tried: list[Tried] = []
 
     def emit(self, name: str, **fields: Any) -> None:
@@ -102,7 +103,7 @@ def test_nobodys_version_is_refused_where_unsigned_ones_may_not_serve(tmp_path: 
     bed = Bed(tmp_path)
     candidate = bed.offer("1.1.0")
     strict = Settings(models=Models(folder=bed.folder, state=tmp_path / "state"))
-    offers = FolderModels(strict, bed.fitter, bed.fleet, bed)  # type: ignore[arg-type]
+    offers = FolderModels(strict, bed.fitter, bed.fleet, bed, lambda name: [])  # type: ignore[arg-type]
     with pytest.raises(BundleError, match="unsigned|signature|signed"):
         offers.prepare(candidate)
 
