@@ -3,10 +3,10 @@
 import numpy as np
 
 from engines.base import Array
-from engines.recipes.bearing_front import COMBS, RATE_HZ
+from engines.recipes.bearing_front import RATE_HZ
 
-# Half width of what is deleted about a tooth: the search range of 1.2 % at 4 bpfi of a fast shaft, and a line's width.
-_WIDTH, _LEAST_HZ = 0.02, 2.5
+# Half width of what is deleted about a tooth: the search range of 1.2 %, and a line's own width.
+_WIDTH, _LEAST_HZ = 0.012, 2.0
 _BAND_HZ = 500.0
 
 
@@ -23,10 +23,11 @@ def _one(x: Array, lines: Array) -> Array:
     n = len(x)
     f = np.fft.rfftfreq(n, 1 / RATE_HZ)
     gone = _teeth(f, lines)
-    for _ in range(3):  # what is left where the envelope touched 0, and what neighbouring bands beat to
+    # Again, for what is left where the envelope touched 0; between bands, for what neighbours beat to.
+    for first in (0.0, 250.0, 125.0, 375.0) * 3:
         spectrum = np.fft.rfft(x)
         y = np.zeros(n)
-        for low in np.arange(0.0, RATE_HZ / 2, _BAND_HZ):
+        for low in np.arange(first - _BAND_HZ, RATE_HZ / 2, _BAND_HZ):
             part = np.zeros(n, np.complex128)
             inside = (f >= low) & (f < low + _BAND_HZ)
             part[: len(f)][inside] = 2 * spectrum[inside]
@@ -41,12 +42,13 @@ def _one(x: Array, lines: Array) -> Array:
 
 
 def _teeth(f: Array, lines: Array) -> Array:
-    """Return the mask of frequencies that belong to a tooth of a comb, up to 8 harmonics."""
+    """Return the mask of frequencies that belong to a defect: up to 8 harmonics with a sideband at each side."""
     gone = np.zeros(len(f), np.bool_)
-    for rows in COMBS.values():
-        for line, multiple, other, side in rows:
-            for h in range(1, 9) if multiple > 0 else (1,):
-                at = lines[line] * multiple * h + lines[other] * side
+    shaft, ftf, bsf, bpfo, bpfi = lines
+    for carrier, side in ((bpfo, ftf), (bpfi, shaft), (2 * bsf, ftf), (ftf, shaft)):
+        for h in range(1, 9):
+            for s in (-1, 0, 1):
+                at = carrier * h + side * s
                 gone |= np.abs(f - at) < max(_LEAST_HZ, _WIDTH * at)
     gone[0] = False
     return gone
