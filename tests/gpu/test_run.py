@@ -13,6 +13,7 @@ import pytest
 
 from schemas.codec import decode_alert
 from schemas.topics import ALERT, DEADLETTER
+from tests import models
 from tests.chaos.bed import KIZASHI, Bed, Worker
 from tests.chaos.oracle import uninterrupted
 from tests.chaos.producer import EPISODE, HEALTHY, Plant
@@ -104,6 +105,28 @@ def test_a_sticky_error_of_the_device_in_mid_stream_loses_nothing(stage: tuple[B
     assert worker.stop() == 0
     headers = check_alerts(bed)
     assert headers[-1]["kizashi_backend"] == "onnx_cpu" and headers[-1]["kizashi_degraded"] == "1"
+
+
+def test_a_new_version_takes_over_on_the_device(stage: tuple[Bed, Plant]) -> None:
+    bed, plant = stage
+    worker = bed.worker(SMALL, "models.poll_s=0.2", environment=gpu.environ())
+    worker.owns(4)
+    plant.rounds(FRAMES)
+    worker.wait_for("engine_ready", 2)
+    made = bed.folder / "models"
+    models.bundle(bed.folder / "next", models.dense(), threshold=4.0, version="1.1.0",
+                  judge={"on": [2, 3], "off": 3, "deadband": 0.1})
+    (bed.folder / "next").rename(made / "next")
+    worker.wait_for("swapped", 1)
+    (serving,) = [e for e in worker.events("engine_serving") if e["bundle"] == "made" and e["version"] == "1.1.0"]
+    assert serving["backend"] == "tensorrt" and not serving["degraded"]
+    plant.rounds(2 * EPISODE)
+    bed.caught_up()
+    assert worker.stop() == 0
+    assert not worker.events("engine_lost") and not worker.events("swap_refused")
+    said = {decode_alert(m.value()).model for m in bed.read(ALERT)}
+    assert {"made@1.0.0", "made@1.1.0"} <= said
+    assert not bed.read(DEADLETTER)
 
 
 @pytest.mark.parametrize(("switches", "why"), [
