@@ -60,9 +60,10 @@ def fit(features: Array, labels: Array, weights: Array, penalty: float, seed: in
     """Return the head of least weighted cross-entropy plus `penalty` times the squared weights.
 
     features (n, F), labels (n) in 0..3, weights (n) of any sum. Full-batch L-BFGS: no order of batches, no rate, and
-    the same bytes for the same seed on one machine.
+    the same bytes for the same seed on one machine, whatever its number of threads.
     """
     from scipy.optimize import minimize  # type: ignore[import-untyped]  # extra `train`
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
     mean, scale = features.mean(0), features.std(0) + 1e-6
     z = np.clip((features - mean) / scale, -_CUT, _CUT).astype(np.float64)
@@ -97,7 +98,9 @@ def fit(features: Array, labels: Array, weights: Array, penalty: float, seed: in
             grads[k] = grads[k] + 2 * cost * p[k]
         return value, np.concatenate([g.ravel() for g in grads])
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps})
+    # A product over two threads has other last bits, and 250 steps make other weights of them.
+    with threadpool_limits(1):
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps})
     linear, bias, inner, inner_bias, outer = (p.astype(np.float32) for p in parts(found.x))
     return Head(mean.astype(np.float32), scale.astype(np.float32), linear, bias, inner, inner_bias, outer)
 
