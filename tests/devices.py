@@ -37,18 +37,19 @@ class Device:
     """A pipelined engine over a plain one: what is begun is computed when it is finished.
 
     lose_at, hang_at: how many batches are finished before it is lost, or hangs until `go` is set. pinned: sets of
-    pinned arrays that it has. nan: every score is none. Outputs are overwritten once `depth` more batches are begun, as
-    a real device's are. f8 inputs are f4 on it, unless it is exact.
+    pinned arrays that it has. nan_at: from then on no score is a number. Outputs are overwritten once `depth` more
+    batches are begun, as a real device's are. f8 inputs are f4 on it, unless it is exact.
     """
 
     name = "device"
 
     def __init__(self, of: Engine, depth: int = 3, *, lose_at: int | None = None, hang_at: int | None = None,
-                 pinned: int = 2, nan: bool = False, poison_begin: float | None = None, exact: bool = False) -> None:
+                 pinned: int = 2, nan_at: int | None = None, poison_begin: float | None = None,
+                 exact: bool = False) -> None:
         self.of, self.depth, self.outputs = of, depth, of.outputs
         self.inputs = of.inputs if exact else tuple(
             TensorSpec(s.name, s.dtype.replace("f8", "f4"), s.shape) for s in of.inputs)
-        self.lose_at, self.hang_at, self.nan, self.poison_begin = lose_at, hang_at, nan, poison_begin
+        self.lose_at, self.hang_at, self.nan_at, self.poison_begin = lose_at, hang_at, nan_at, poison_begin
         self.pinned = pinned
         self.go, self.hung, self.closed = threading.Event(), threading.Event(), threading.Event()
         self.go.set()
@@ -99,7 +100,7 @@ class Device:
             raise EngineLost("the device fell off the bus")
         wide = {s.name: inputs[s.name].astype(s.dtype) for s in self.of.inputs}
         outputs: dict[str, Any] = {name: np.array(a) for name, a in self.of.infer(wide).items()}
-        if self.nan:
+        if self.nan_at is not None and self.finished >= self.nan_at:
             outputs = {name: np.full_like(a, np.nan) for name, a in outputs.items()}
         self._given.append(outputs)
         self.finished += 1

@@ -30,7 +30,8 @@ def headers(bed: Bed) -> list[dict[str, str]]:
             if decode_alert(message.value()).model != "clock"]
 
 
-@pytest.mark.parametrize("fate", [{"lose_at": 20}, {"hang_at": 20}, {"nan": True}], ids=["lost", "hangs", "no-numbers"])
+# Row shapes beyond the golden ones are compared in two batches first: no numbers from the fourth are in mid-stream.
+@pytest.mark.parametrize("fate", [{"lose_at": 20}, {"hang_at": 20}, {"nan_at": 4}], ids=["lost", "hangs", "no-numbers"])
 def test_a_worker_whose_device_fails_goes_on_degraded_with_the_alerts_of_the_cpu(
         kafka: KafkaBroker, beds: MakeBed, fate: dict[str, Any]) -> None:
     bed = beds(kafka)

@@ -279,7 +279,7 @@ def test_numbers_that_only_the_device_lacks_are_the_grounds_and_a_device_without
             bed.submit(float(n))
             await bed.answered(n + 1)
 
-    bed = run(test, WindowMean(), Device(WindowMean(), nan=True))
+    bed = run(test, WindowMean(), Device(WindowMean(), nan_at=0))
     bed.check_all_right(2 * MAX_DOUBTFUL)
     assert len(bed.heard.of("engine_doubtful")) == MAX_DOUBTFUL
     assert "no numbers in 10 batches" in bed.heard.of("engine_lost")[0]["why"]
