@@ -19,6 +19,7 @@ from engines.recipes.rul_model import (
     RulModel,
     features,
     heads,
+    interval,
     normalised,
     raw_forecast,
 )
@@ -41,18 +42,23 @@ _COPIES = 2
 _SHORTEST, _COUNTED = 10, 20
 #: Centres of the stretches of forecast life, in cycles, that have a correction of their own.
 _KNOTS = (5.0, 20.0, 40.0, 60.0, 80.0, 100.0, 115.0, 125.0)
-#: The interval is to hold 80 %, with a tenth above at most.
-_COVER, _ABOVE = 0.8, 0.1
+#: What the interval is to hold, and the shares of one stretch of life that are tried for it.
+_COVER = 0.8
+_SHARES = tuple(0.8 - 0.005 * k for k in range(31))
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Choices of a training. folds: of the calibration. least, late: samples that make a history (Envelope)."""
+    """Choices of a training. folds: of the calibration. least, late: samples that make a history (Envelope).
+
+    late: joined after 60 cycles, the error in cross-validation is 1.16 times that of an engine known from birth with
+    60 samples, 1.09 with 80, 1.05 with 100.
+    """
 
     net: Net = field(default_factory=Net)
     folds: int = 5
     least: int = 20
-    late: int = 60
+    late: int = 80
 
 
 def split(histories: Sequence[History], folds: int, seed: int) -> NDArray[np.int64]:
@@ -179,23 +185,39 @@ def _forecast_left_out(model: RulModel, left: Sequence[History], index: Sequence
 
 
 def fit_band(seen: HeldOut) -> Band:
-    """Choose what to add below and above: per stretch of forecast life 80 % of the engines' rows are to lie within.
+    """Choose what to add below and above, so that 80 % hold at a random cut of each engine.
 
-    Above first: a tenth may lie above. Where that end is the cap nothing lies above, and the lower end takes all of the
-    fifth that may miss; an interval that starts at the tenth there would hold 90 %.
+    Healthy engines are at the cap and cannot miss, so the same share in every stretch of forecast life would hold
+    more than 80 % in all: the share of a stretch is lowered until all together hold 80 %.
     """
-    seen = seen.where(seen.cycle >= _COUNTED)
+    counted = seen.where(seen.cycle >= _COUNTED)
+    truth, weight = np.minimum(counted.rul, CAP), counted.weight()
+    for share in _SHARES:
+        band = _band(counted, share)
+        low, high = interval(band, counted.mean, counted.low, counted.high)
+        if np.average((truth >= low) & (truth <= high), weights=weight) <= _COVER:
+            break
+    return band
+
+
+def _band(seen: HeldOut, share: float) -> Band:
+    """Fit each stretch of forecast life to hold `share`.
+
+    Above first: half of those that may miss. Where that end is the cap nothing lies above, and the lower end takes all
+    that may miss; an interval that starts at the tenth there would hold 90 %.
+    """
     truth, weight = np.minimum(seen.rul, CAP), seen.weight()
     knots = np.asarray(_KNOTS)
     below, above = np.zeros(len(knots)), np.zeros(len(knots))
+    above_share = (1 - share) / 2
     for k in range(len(knots)):
         near = weight * np.interp(seen.mean, knots, np.eye(len(knots))[k])
         if near.sum() <= 0:
             continue
-        above[k] = _quantile(truth * (CAP - SNAP) / CAP - seen.high, near, 1 - _ABOVE)
+        above[k] = _quantile(truth * (CAP - SNAP) / CAP - seen.high, near, 1 - above_share)
         over = truth * (CAP - SNAP) / CAP - seen.high > above[k]
         over &= seen.high + above[k] <= CAP - SNAP
-        may_miss = 1 - _COVER - (near * over).sum() / near.sum()
+        may_miss = 1 - share - (near * over).sum() / near.sum()
         below[k] = _quantile(np.where(over, -np.inf, seen.low - truth), near, 1 - max(may_miss, 0.0))
     return Band(knots, below, above)
 

@@ -1,6 +1,6 @@
 """How good is `rul-ewma`: cross-validation over training engines, then NASA's test engines, joined early and late.
 
-python -m tests.bench.rul [--data DIR] [--part cv|separate|test|cost ...] [--seeds N] [--out DIR]
+python -m tests.bench.rul [--data DIR] [--part cv|separate|test|cost ...] [--seeds N] [--out DIR] [--bundle DIR]
 
 DIR: train_FD00k.txt, test_FD00k.txt, RUL_FD00k.txt (or .gz) of C-MAPSS; or KIZASHI_CMAPSS. --out keeps pred_FD00k.csv
 (unit, cycle, rul, rul_lo, rul_hi for every cycle) per seed. All choices were made by `cv`; `test` is for the record.
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from engines.recipes import rul_bundle
 from engines.recipes.rul_ewma import HeldOut, Recipe, fit, fit_band, fit_once, held_out
 from engines.recipes.rul_graph import OUTPUTS, build
 from engines.recipes.rul_model import CAP, FEW, KNOWN, RulModel, forecast, interval
@@ -73,7 +74,7 @@ def cut(histories: Sequence[History], seed: int | None) -> np.ndarray:
     if seed is None:
         return np.zeros(len(histories), int)
     rng = np.random.default_rng(seed)
-    return np.array([int(rng.integers(0, max(1, min(40, len(h.rows) - 20)) + 1)) for h in histories])
+    return np.array([int(rng.integers(0, max(1, min(40, len(h.rows) - 20) + 1))) for h in histories])
 
 
 def test_engines(data: Path, model: RulModel, out: Path | None) -> dict[str, dict[str, np.ndarray]]:
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="*", default=["cv", "separate", "test", "cost"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--bundle", type=Path, help="write the bundle of seed 0 into this folder")
     args = parser.parse_args()
     if args.data is None:
         print("skipped: C-MAPSS is not here; give --data DIR or KIZASHI_CMAPSS")
@@ -185,7 +187,10 @@ def main() -> None:
     for seed in range(args.seeds if {"cv", "test"} & set(args.part) else 0):
         began = time.perf_counter()
         fitted, seen = fit(histories, seed, recipe, (0, 60))
-        model = model or fitted
+        if model is None:
+            model = fitted
+            if args.bundle is not None:
+                rul_bundle.write(args.bundle, model, histories[::60], rul_bundle.CARD)
         print(f"cross-validation, joint, seed {seed}: {' '.join(cmapss.SUBSETS)}; {time.perf_counter() - began:.0f} s")
         cross_validated(histories, recipe, seen)
         if "test" in args.part:

@@ -122,7 +122,7 @@ def test_short_histories_say_so(session):
     told = ask(session, run([history]))
     assert (told["unknown"][:19] == FEW).all() and (told["unknown"][19:] == KNOWN).all()
     late = ask(session, run([history.joined(60)]))["unknown"]
-    assert (late[:59] == FEW).all() and (late[59:] == KNOWN).all()
+    assert (late[:79] == FEW).all() and (late[79:] == KNOWN).all()
     slightly = ask(session, run([history.joined(10)]))["unknown"]
     assert slightly[28] == FEW and slightly[29] == KNOWN
 
