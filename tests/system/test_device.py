@@ -41,6 +41,8 @@ def test_a_worker_whose_device_fails_goes_on_degraded_with_the_alerts_of_the_cpu
     worker.owns(4)
     assert {e["backend"] for e in worker.events("engine_serving")} == {"tensorrt"}
     plant.rounds(FRAMES)
+    worker.wait_for("engine_ready", 2)  # until then the CPU takes the rows: of one burst it may take them all
+    plant.rounds(FRAMES)
     lost = worker.wait_for("engine_lost", 2)
     assert {e["bundle"] for e in lost} == {"anomaly-mewma", "made"}
     plant.rounds(2 * EPISODE)
@@ -62,6 +64,8 @@ def test_a_worker_that_lost_its_device_ends_in_order_and_the_next_goes_on(kafka:
     plant.announce()
     worker = bed.worker(SMALL, "engine.restart_after_s=2", program=program(lose_at=20))
     worker.owns(4)
+    plant.rounds(FRAMES)
+    worker.wait_for("engine_ready", 2)
     plant.rounds(FRAMES)
     assert worker.process.wait(60) == 1
     assert worker.events("worker_stopped")[-1]["exit_code"] == 1
