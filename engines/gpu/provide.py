@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from engines.base import EngineError
 from engines.bundle import Bundle
-from engines.gpu.build import BuildLimits, build_plan
+from engines.gpu.build import BuildLimits, obtain
 from engines.gpu.driver import PyCudaDriver, probe
 from engines.gpu.flavour import PlanEngine, load_flavour
 from engines.gpu.plan import PRECISIONS, BuildSpec, DeviceId, EngineKey, Precision
@@ -37,11 +37,6 @@ class GpuSupply:
         self._store = PlanStore(cache_folder(options))
         self._kept: dict[str, bytes] = {}  # what the store could not keep
 
-    @property
-    def device(self) -> str:
-        """Return what serves, for people."""
-        return f"{self._device.name}, {self.name} {self._flavour.version}"
-
     def missing(self, shapes: Shapes) -> str:
         """Say why there is no plan for rows of these shapes; "" if there is."""
         key = self._key(self._spec(dims_of(self._bundle, shapes)))
@@ -53,27 +48,17 @@ class GpuSupply:
         """Build the plan of rows of these shapes unless it is there; takes seconds to minutes. Raises EngineError."""
         spec = self._spec(dims_of(self._bundle, shapes))
         key = self._key(spec)
-        if not self.missing(shapes):
+        if key in self._kept:
             return
-        with self._store.building(stop):
-            if not self.missing(shapes):  # another process has built it meanwhile
-                return
-            limits = BuildLimits(self._options.build_timeout_s, self._options.build_memory_mb << 20)
-            plan, report = build_plan(self._bundle, spec, self.name, self._device, limits, on_line, stop=stop)
-            fault = self._store.put(key, plan, report)
-        if fault:
-            on_line(fault)
-            self._kept[key] = plan
+        limits = BuildLimits(self._options.build_timeout_s, self._options.build_memory_mb << 20)
+        got = obtain(self._store, self._bundle, spec, self._flavour, self._device, limits, on_line, stop=stop)
+        if got.unkept:
+            on_line(got.unkept)
+            self._kept[key] = got.plan
 
     def note(self, shapes: Shapes, text: bytes) -> None:
         """Lay what the parity gate found beside the plan."""
         self._store.note(self._key(self._spec(dims_of(self._bundle, shapes))), text)
-
-    def forget(self, shapes: Shapes) -> None:
-        """Remove the plan of rows of these shapes: it is built anew when it is asked for."""
-        key = self._key(self._spec(dims_of(self._bundle, shapes)))
-        self._kept.pop(key, None)
-        self._store.forget(key)
 
     def open(self) -> TensorRtEngine:
         """Open the engine, on the thread that is to own it. Raises EngineError, EngineLost."""
