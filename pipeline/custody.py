@@ -7,7 +7,7 @@ A checkpoint goes in this order, each step acknowledged before the next: alerts,
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -197,17 +197,15 @@ class Custody:
     async def swap(self, change: Callable[[], Effects | None]) -> bool:
         """Let `change` put another version of a bundle in the old one's place, between two batches.
 
-        What the new version says is kept back until it is durable where it began: after a crash the old one goes on
+        What the new version alerts is kept back until it is durable where it began: after a crash the old one goes on
         from before, and nobody has heard of the other. Returns whether `change` did it (None: it did not).
         """
         async with self._swapping:
             try:
-                done = await self.checkpoint((), change=change)
+                return await self.checkpoint((), change=change)
             except BaseException:  # the process ends by this: the next owner says what there is to say
                 self._publisher.release(send=False)
                 raise
-            self._publisher.release()
-            return done
 
     async def checkpoint(self, numbers: Sequence[int], *, last: bool = False,
                          change: Callable[[], Effects | None] | None = None) -> bool:
@@ -231,28 +229,36 @@ class Custody:
                         return False
                     self._publisher.hold()
                     self._worker.run(Step(effects=effects))
-                snaps = []
-                for number in numbers:
-                    part, known = self._flow.partitions.get(number), self._last.get(number)
-                    if part is not None:
-                        part.closed = last
-                    if part is not None and (known is None or known.offset != part.position or _dirty(part)):
-                        snaps.append((part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)))
+                snaps = list(self._snapshots(numbers, last))
                 pause = time.monotonic() - start
             self._state_bytes |= dict.fromkeys(numbers, 0)
             try:
                 await self._publisher.acknowledged(mark)
+                # One after the other, so that a checkpoint never doubles the state in memory; but what is held waits
+                # for all partitions, so a swap writes them side by side.
+                at_once = len(snaps) if change is not None else 1
                 while snaps:
-                    await self._write(*snaps[0], pause, start)
-                    snaps.pop(0)
+                    await asyncio.gather(*(self._write(*snap, pause, start) for snap in snaps[:at_once]))
+                    del snaps[:at_once]
             finally:
                 for part, snap in snaps:  # cancelled: what it copied is still to be written
                     checkpoint.put_back(part, snap)
+            if change is not None:
+                self._publisher.release()
             durable = {TP(self._topic, n): self._last[n] for n in numbers if n in self._last}
             for tp, manifest in durable.items():
                 self.consumer.set_safe_offset(tp, manifest.offset, manifest.id)
             await self.consumer.commit_now(durable)
             return True
+
+    def _snapshots(self, numbers: Iterable[int], last: bool) -> Iterator[tuple[Partition, Snapshot]]:
+        for number in numbers:
+            part, known = self._flow.partitions.get(number), self._last.get(number)
+            if part is None:
+                continue
+            part.closed = last
+            if known is None or known.offset != part.position or _dirty(part):
+                yield part, checkpoint.take(part, uuid.uuid4().hex, self._partitions)
 
     async def _write(self, part: Partition, snap: Snapshot, pause: float, start: float) -> None:
         def retry(error: BaseException) -> None:

@@ -131,8 +131,8 @@ class Publisher:
             self.send_alert(alert, encode_alert(alert), now_ms)
         for done in effects.calibrations:
             self._put(CALIBRATION, done.asset.encode(), encode(done), [])
-        for seen in effects.assessments:
-            self._put(ASSESSMENT, seen.asset.encode(), encode(seen), [])
+        for seen in effects.assessments:  # an audit, not a decision; each names its model
+            self._put(ASSESSMENT, seen.asset.encode(), encode(seen), [], holds=False)
 
     def send_alert(self, alert: Alert, value: bytes, now_ms: int, *, history: bool = True) -> None:
         """Queue an alert for both topics, or (history=False) for the state topic alone."""
@@ -142,7 +142,7 @@ class Publisher:
         self._put(ALERT_STATE, alert.state_key, value, headers)
 
     def hold(self) -> None:
-        """Keep back what is sent from now on, until `release`."""
+        """Keep back what is sent from now on, but for assessments, until `release`."""
         self._held = [] if self._held is None else self._held
 
     def release(self, *, send: bool = True) -> None:
@@ -184,13 +184,14 @@ class Publisher:
         for task in done:
             task.result()
 
-    def _put(self, topic: Topic, key: bytes, value: bytes, headers: Headers, made_ms: int = 0) -> None:
+    def _put(self, topic: Topic, key: bytes, value: bytes, headers: Headers, made_ms: int = 0, *,
+             holds: bool = True) -> None:
         name = self._names[topic.name]
         self._pending[self._next] = (len(value), time.monotonic())
         self._bytes += len(value)
         message = self._next, _Message(name, key, value, headers, made_ms)
         self._next += 1
-        if self._held is None:
+        if self._held is None or not holds:
             self._queue(*message)
         else:
             self._held.append(message)

@@ -42,11 +42,14 @@ SETTLE = 0.2
 _SPAN_MS = (SAMPLES - 1) * 1000 / workload.RATE_HZ
 
 
-def offer(folder: Path, number: int, **changes: Any) -> None:
-    """Put version 1.0.NUMBER into the folder, as a whole, and take away the one before the last."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        bundle = save_bundle(Path(made), KIND, 1e6, **{"version": f"1.0.{number}", **changes})
-        os.rename(bundle, folder / f"v{number}")
+def make(folder: Path, number: int, **changes: Any) -> Path:
+    """Make version 1.0.NUMBER beside the folder of models; making one takes more of the machine than swapping it."""
+    return save_bundle(folder.parent / f"made-{number}", KIND, 1e6, **{"version": f"1.0.{number}", **changes})
+
+
+def offer(folder: Path, number: int, made: Path) -> None:
+    """Put a version into the folder, as a whole, and take away the one before the last."""
+    os.rename(made, folder / f"v{number}")
     shutil.rmtree(folder / f"v{number - 2}", ignore_errors=True)
 
 
@@ -61,7 +64,7 @@ class Bed:
         self._load = [str(int(rate * seconds)), str(workload.ASSETS), str(rate)]
         self._producer: subprocess.Popen[bytes] | None = None
         self.folder.mkdir()
-        offer(self.folder, 0)
+        offer(self.folder, 0, make(self.folder, 0))
         workload.create(address, self.prefix, timestamps=(ASSESSMENT,))
         self.start()
 
@@ -84,10 +87,10 @@ class Bed:
             time.sleep(1.0)
         self.worker.stop()
 
-    def swap(self, number: int, **changes: Any) -> tuple[float, float]:
+    def swap(self, number: int, made: Path) -> tuple[float, float]:
         """Offer a version and wait until it serves; return begin and end, Unix ms."""
         begin = time.time()
-        offer(self.folder, number, **changes)
+        offer(self.folder, number, made)
         event = self.worker.wait_for(lambda e: e["event"] in ("swapped", "swap_refused"), 60)
         if event["event"] != "swapped":
             raise RuntimeError(f"version {number} was refused: {event.get('why')}")
@@ -109,15 +112,15 @@ class Bed:
         return sum(1 for _ in workload.read(self.address, workload.name_of(DEADLETTER, self.prefix)))
 
 
-def swaps(bed: Bed, count: int, every_s: float) -> tuple[list[tuple[float, float]], np.ndarray]:
-    """Swap `count` times; return each swap's begin and end, Unix ms, and the worker's resident memory after it, MiB."""
+def swaps(bed: Bed, made: Sequence[Path], every_s: float) -> tuple[list[tuple[float, float]], np.ndarray]:
+    """Swap to each version; return begin and end of each, Unix ms, and the worker's resident memory after it, MiB."""
     spans, rss = [], []
-    for number in range(1, count + 1):
-        begin, end = bed.swap(number)
+    for number in range(1, len(made) + 1):
+        begin, end = bed.swap(number, made[number - 1])
         spans.append((begin, end + AFTER_S * 1e3))
         time.sleep(max(AFTER_S, every_s - (end - begin) / 1e3))
         rss.append(status_kib("VmRSS", bed.worker.pid) / 1024)
-        if number % 20 == 0 or number == count:
+        if number % 20 == 0 or number == len(made):
             print(f"{number} swaps, {rss[-1]:.1f} MiB", flush=True)
     return spans, np.array(rss)
 
@@ -144,9 +147,10 @@ def soak(address: str, home: Path, count: int, rate: int, every_s: float) -> Soa
     """Soak once on the broker at `address`."""
     bed = Bed(address, home, rate, WARM_S + count * (every_s + 3.0))
     try:
+        made = [make(bed.folder, number) for number in range(1, count + 1)]
         bed.produce()
         time.sleep(WARM_S)
-        spans, rss = swaps(bed, count, every_s)
+        spans, rss = swaps(bed, made, every_s)
     finally:
         bed.halt()
     seen = [(t_end / 1e6 - _SPAN_MS, append_ms, a.model) for append_ms, a in bed.assessed() for t_end in a.t_end]

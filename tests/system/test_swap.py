@@ -27,19 +27,19 @@ def test_a_bad_version_is_refused_another_state_warms_up_and_a_crash_resumes_wha
     try:
         bed.produce()
         time.sleep(3.0)
-        soak.offer(bed.folder, 1)
-        model = bed.folder / "v1" / "model.onnx"
-        model.write_bytes(model.read_bytes()[:-1] + b"\0")
+        broken = soak.make(bed.folder, 1)
+        (broken / "model.onnx").write_bytes((broken / "model.onnx").read_bytes()[:-1] + b"\0")
+        soak.offer(bed.folder, 1, broken)
         why = bed.worker.wait_for(lambda e: e["event"] == "swap_refused")["why"]
         assert "model.onnx is not what the manifest says" in why
-        bed.swap(2, window=2 * WINDOW)
+        bed.swap(2, soak.make(bed.folder, 2, window=2 * WINDOW))
         time.sleep(1.0)
         bed.worker.kill()
         bed.start()
         serving = next(e for e in bed.worker.events if e["event"] == "engine_serving")
         assert serving["version"] == "1.0.2"
         assert not [e for e in bed.worker.events if e["event"] == "state_discarded"]
-        bed.swap(3, window=2 * WINDOW)
+        bed.swap(3, soak.make(bed.folder, 3, window=2 * WINDOW))
         time.sleep(2.0)
     finally:
         bed.halt()

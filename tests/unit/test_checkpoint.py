@@ -191,3 +191,13 @@ def test_a_paused_worker_that_goes_on_writing_overwrites_nothing_of_its_successo
 def test_terms_of_workers_that_restored_at_once_differ() -> None:
     found = terms.sort_out({"0000000009.x|manifest": b"", "foreign": b"", "win|0": b""})
     assert found.next_term("a") != found.next_term("b") and found.next_term("a").startswith("0000000010.")
+
+
+def test_a_term_begun_within_an_ownership_lies_above_it_and_below_every_successors() -> None:
+    first = terms.Stored({}, ()).next_term("ffff")
+    again = terms.renewed(terms.renewed(first))
+    successor = terms.Stored({}, (f"{first}|manifest",)).next_term("0000")
+    assert first < terms.renewed(first) < again < successor
+    stored = {f"{again}|manifest": b"paused", f"{successor}|manifest": b"next"}
+    assert terms.sort_out(stored).records == {"manifest": b"next"}
+    assert terms.sort_out({f"{first}|manifest": b"old", f"{again}|manifest": b"new"}).records == {"manifest": b"new"}

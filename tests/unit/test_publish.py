@@ -12,7 +12,7 @@ from pipeline.columns import Effects
 from pipeline.errors import BrokerError
 from pipeline.ops.settings import Topics
 from pipeline.publish import Publisher, alert_headers
-from schemas import Alert, DeadLetter
+from schemas import Alert, Assessment, DeadLetter
 
 SERVED = [("kizashi_backend", b"onnx_cpu")]
 
@@ -193,3 +193,36 @@ def test_headers_say_stale_by_the_workers_clock_while_the_value_stays_the_same()
     old = dict(alert_headers(alert(1), SERVED, 10**12 + 2000, 1000))
     assert (fresh["kizashi_annunciate"], old["kizashi_annunciate"]) == (b"1", b"0")
     assert fresh["ce_id"] == f"{1:024x}.1".encode() and fresh["ce_time"] == b"2001-09-09T01:46:40.000Z"
+
+
+def test_what_is_held_is_sent_in_order_by_release_or_forgotten_but_assessments_go_on() -> None:
+    seen = Assessment(asset="a", birth_id="0" * 16, model="m@1.0.0", seq=(1,), t_end=(1,), score=(0.5,), limit=(1.0,),
+                      state=(0,))
+
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        publisher.send(Effects(alerts=[alert(1)]))
+        mark = publisher.mark()
+        publisher.hold()
+        publisher.send(Effects(alerts=[alert(2), alert(3)], dead_letters=[letter(1)], assessments=[seen]))
+        await settle()
+        assert [t for t, _, _ in broker.sent] == ["kizashi.alert.v1", "kizashi.alert.state.v1", "kizashi.assessment.v1"]
+        for _, _, future in broker.sent:
+            future.set_result(None)
+        await asyncio.wait_for(publisher.acknowledged(mark), 1)  # what is held does not keep a checkpoint waiting
+        publisher.release()
+        await settle()
+        assert [key for t, key, _ in broker.sent if t == "kizashi.alert.state.v1"] == [
+            alert(n).state_key for n in (1, 2, 3)]
+        assert len(broker.topic("kizashi.deadletter.v1")) == 1
+        for _, _, future in broker.sent:
+            if not future.done():
+                future.set_result(None)
+        await settle()
+        assert publisher.pending == 0
+        publisher.hold()
+        publisher.send(Effects(alerts=[alert(4)]))
+        publisher.release(send=False)
+        await settle()
+        assert publisher.pending == 0 and len(broker.topic("kizashi.alert.v1")) == 3
+
+    run(test)
