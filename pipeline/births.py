@@ -28,7 +28,8 @@ class BirthBook:
         """Return an equal birth that shares with those seen before what a fleet has in common."""
         shared = self._channels.setdefault(birth.channels, birth.channels)
         return AssetBirth(birth.asset, birth.birth_id, birth.start_ns, shared, birth.rate_hz, birth.samples_per_frame,
-                          sys.intern(birth.asset_class), sys.intern(birth.site), birth.criticality, birth.components)
+                          sys.intern(birth.asset_class), sys.intern(birth.site), birth.criticality, birth.components,
+                          birth.nominal_rpm)
 
     def add(self, birth: AssetBirth) -> AssetBirth:
         birth = self.births[birth.asset, birth.birth_id] = self.share(birth)

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-from schemas.frame import Int63
+from schemas.frame import Int63, Rpm
 
 # `(?!\n)` because Python's `$` also matches before a newline at the end, and "pump-07\n" is no name.
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}(?!\n)$")]
@@ -49,16 +49,22 @@ class Channel(Struct, frozen=True, omit_defaults=True):
 
 
 class Component(Struct, frozen=True, omit_defaults=True):
-    """A part of the asset, with its characteristic orders (multiples of shaft speed) where known."""
+    """A part of the asset, with its characteristic orders (multiples of shaft speed) where known.
+
+    kind: what it is, and for a rolling bearing its designation where known: "bearing 6205-2RS". orders: of a bearing
+    bpfo, bpfi, bsf (turns of a ball about itself), ftf. channel: the name of the channel that listens to it.
+    """
 
     name: ChannelName
     kind: Annotated[str, Meta(max_length=64)]
     orders: Annotated[dict[str, Finite], Meta(max_length=MAX_ORDERS)] = {}
+    channel: ChannelName | None = None
 
 
 class AssetBirth(Struct, frozen=True, omit_defaults=True):
     """Contract of one asset from `start_ns` on; topic `kizashi.asset.v1`, compacted, key = `asset|birth_id`.
 
+    nominal_rpm: speed of the shaft, turns per minute, where neither a channel nor the frames tell it.
     A tombstone under the same key retires the asset: its slot is freed, its alerts are cleared.
     """
 
@@ -72,6 +78,7 @@ class AssetBirth(Struct, frozen=True, omit_defaults=True):
     site: Name
     criticality: Literal["A", "B", "C"] = "B"
     components: Annotated[tuple[Component, ...], Meta(max_length=MAX_COMPONENTS)] = ()
+    nominal_rpm: Rpm | None = None
     v: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -79,6 +86,9 @@ class AssetBirth(Struct, frozen=True, omit_defaults=True):
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"channel names must differ, given twice: {', '.join(twice)}")
+        for part in self.components:
+            if part.channel is not None and part.channel not in names:
+                raise ValueError(f"component {part.name}: channel {part.channel} is none of {', '.join(names)}")
         if self.frame_bytes > MAX_FRAME_BYTES:
             raise ValueError(f"a frame is {self.frame_bytes} bytes, limit {MAX_FRAME_BYTES}: lower samples_per_frame")
 

@@ -16,6 +16,10 @@ AssetKey = Annotated[str, Meta(min_length=1, max_length=128)]
 BirthKey = Annotated[str, Meta(min_length=1, max_length=16)]
 
 
+# Bounds refuse NaN and infinity; no shaft that carries a rolling bearing turns faster (dental turbines: 500,000).
+Rpm = Annotated[float, Meta(ge=0, le=1e6)]
+
+
 class TelemetryFrame(Struct, frozen=True, gc=False, omit_defaults=True):
     """One block of samples; topic `kizashi.telemetry.v1`, key = asset, value = msgpack map.
 
@@ -23,6 +27,7 @@ class TelemetryFrame(Struct, frozen=True, gc=False, omit_defaults=True):
     seq: counts frames since the birth, starting anywhere, +1 a frame.
     t0_ns: Unix time of the first sample, nanoseconds, by the device's clock.
     historical: stored data sent after the fact; assessed, never a live alert.
+    rpm: speed of the shaft while the samples were taken, turns per minute; 0 = it stood still, none = not measured.
     """
 
     asset: AssetKey
@@ -32,4 +37,5 @@ class TelemetryFrame(Struct, frozen=True, gc=False, omit_defaults=True):
     data: bytes
     historical: bool = False
     quality: Quality = "good"
+    rpm: Rpm | None = None
     v: Literal[1] = 1

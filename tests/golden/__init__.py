@@ -43,6 +43,12 @@ MESSAGES: dict[str, Struct] = {
         25_600.0, 256, "pump", "kyoto", "A",
         (Component("bearing_de", "rolling_bearing", {"bpfo": 3.585, "bpfi": 5.415}), Component("impeller", "impeller")),
     ),
+    "frame-rpm.v1.bin": TelemetryFrame("line-1/pump-07", _BIRTH_ID, 5, _T0, b"\x00\x01", rpm=1797.5),
+    "birth-bearing.v1.bin": AssetBirth(
+        "line-1/motor-01", "10a2781e063ac29b", _T0, (Channel("acc_de", "acceleration", "m/s2"),), 25_600.0, 2560,
+        "motor", "kyoto", "A",
+        (Component("bearing_de", "bearing 6205-2RS", {"bpfo": 3.585, "bpfi": 5.415, "bsf": 2.357, "ftf": 0.398},
+                   "acc_de"),), 1797.0),
     "alert-minimal.v1.json": Alert(
         "a" * 24, 0, "raised", True, "kyoto", "line-1/pump-07", "pump", "mewma", "low", "B", True, _T0, _T0, _T0,
         1.25, 1.0, "T2 over its limit", _BIRTH_ID, 41, "anomaly-mewma"),

@@ -75,12 +75,13 @@ def rows(element, n=3):
 STRATEGIES: dict[type, Any] = {
     TelemetryFrame: st.builds(
         TelemetryFrame, name, birth_id, int63, int63, st.binary(max_size=200), st.booleans(),
-        st.sampled_from(["good", "uncertain", "bad"])),
+        st.sampled_from(["good", "uncertain", "bad"]), optional(st.floats(0, 1e6))),
     AssetBirth: st.builds(
         AssetBirth, name, birth_id, int63,
         st.lists(channels(), min_size=1, max_size=4, unique_by=lambda channel: channel.name).map(tuple),
         st.floats(1e-9, 1e7), st.integers(1, 1000), name, name, st.sampled_from("ABC"),
-        st.lists(st.builds(Component, word, text, st.dictionaries(text, real, max_size=3)), max_size=3).map(tuple)),
+        st.lists(st.builds(Component, word, text, st.dictionaries(text, real, max_size=3)), max_size=3).map(tuple),
+        optional(st.floats(0, 1e6))),
     Alert: st.builds(
         Alert, alert_id=st.from_regex(r"[0-9a-f]{24}", fullmatch=True), revision=st.integers(0, 2**31), why=text,
         site=name, asset=name, asset_class=name, rule=word, birth_id=birth_id, seq=int63, model=text,

@@ -101,3 +101,16 @@ def test_make_checks_channels_that_come_ready_made():
     with pytest.raises(msgspec.ValidationError, match="name"):
         AssetBirth.make(asset="a", start_ns=1, channels=(Channel("no spaces", "q", "u"),), rate_hz=1.0,
                         samples_per_frame=1, asset_class="c", site="s")
+
+
+def test_a_component_listens_by_a_channel_that_is_there():
+    part = {"name": "bearing", "kind": "bearing 6205-2RS", "channel": "pressure"}
+    assert AssetBirth.make(**CONTENT | {"components": [part]}).components[0].channel == "pressure"
+    with pytest.raises(msgspec.ValidationError, match="component bearing: channel flow is none of pressure"):
+        AssetBirth.make(**CONTENT | {"components": [part | {"channel": "flow"}]})
+
+
+@pytest.mark.parametrize("rpm", [-1.0, math.nan, math.inf, 2e6])
+def test_a_speed_that_no_shaft_has_is_refused(rpm):
+    with pytest.raises(msgspec.ValidationError):
+        AssetBirth.make(**CONTENT | {"nominal_rpm": rpm})

@@ -58,12 +58,13 @@ def test_every_message_has_a_minimal_and_a_full_golden_file():
         assert f"{kind}-full.v1" in {name.rsplit(".", 1)[0] for name in MESSAGES}
 
 
-def test_full_golden_messages_leave_no_field_at_its_default():
-    for name, message in MESSAGES.items():
-        if "-full." in name:
-            for field in msgspec.structs.fields(message):
-                if field.name != "v" and field.default is not msgspec.NODEFAULT:
-                    assert getattr(message, field.name) != field.default, f"{name}: {field.name}"
+def test_every_field_is_filled_in_some_golden_message():
+    # A field that is added later is filled in a file of its own: golden bytes are never written again.
+    for kind in set(map(type, MESSAGES.values())):
+        mine = [message for message in MESSAGES.values() if type(message) is kind]
+        for field in msgspec.structs.fields(kind):
+            if field.name != "v" and field.default is not msgspec.NODEFAULT:
+                assert any(getattr(message, field.name) != field.default for message in mine), f"{kind}: {field.name}"
 
 
 def test_every_golden_file_on_disk_is_expected():
