@@ -18,6 +18,7 @@ _MIN_MEMORIES = 20
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}(?!\n)$")]
 Version = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(?!\n)$")]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+Hashes = Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}( [0-9a-f]{8,64})*(?!\n)$", max_length=4096)]
 Fraction = Annotated[float, Meta(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Meta(gt=0.0, le=1e9)]
 
@@ -132,13 +133,18 @@ class BudgetSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Card(Struct, frozen=True, forbid_unknown_fields=True):
-    """The model card: what a person reads before trusting an alert of this model."""
+    """The model card: what a person reads before trusting an alert of this model.
+
+    trained_on: by name of a file or group, SHA-256 of what the weights were fitted to, or heads of such hashes, of 8
+    digits and more, with spaces between. `kizashi evaluate` leaves what it meets again out of its headline.
+    """
 
     purpose: Text
     protocol: Text
     figures: Text
     limits: Text
     failures: Text
+    trained_on: dict[Text, Hashes] = {}
 
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,5 +1,11 @@
-"""`kizashi evaluate`: labelled data through the same flow, results as the data set's own judge reads them."""
+"""`kizashi evaluate SET`: a public data set through the same flow, predictions as the set's own judge reads them.
 
+A set is a module of `pipeline.plant.evaluate`, whose docstring says how to add one; those that are there are offered.
+"""
+
+import importlib
+import importlib.util
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,51 +14,103 @@ import typer
 from pipeline.cli.options import Assignments, ConfigFile, read_settings
 
 if TYPE_CHECKING:
-    from pipeline.ops.settings import Settings
-    from pipeline.plant.labelled import Experiment
+    from pipeline.plant.evaluate import Options
 
 app = typer.Typer(add_completion=False)
+
+_PACKAGE = "pipeline.plant.evaluate"
+
+
+class Protocol(StrEnum):
+    """What is scored: the bundle that is there, or fits per fold inside the training part."""
+
+    shipped = "shipped"
+    cv = "cv"
+
+
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the data set; labels may be missing.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Gets the prediction files and report.html.")]
+ProtocolOption = Annotated[
+    Protocol, typer.Option(help="shipped: the bundle that is there. cv: fit anew per fold of the training part.")
+]
+Seeds = Annotated[int, typer.Option(min=1, max=100, help="How many seeds `--protocol cv` fits.")]
 
 
 @app.callback()
 def evaluate() -> None:
-    """Score a labelled data set; causal, by the flow that the worker runs."""
+    """Score a public data set; causal, by the flow that the worker runs. Writes predictions, a table and a page."""
 
 
-@app.command()
-def skab(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Holds FOLDER/NUMBER.csv or .csv.gz, as valve1/0.csv.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Gets FOLDER/NUMBER.csv: datetime, score, alarm.")],
-    config: ConfigFile = None,
-    assignments: Assignments = None,
+def _offer(name: str, text: str) -> None:
+    def command(
+        data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = 5, config: ConfigFile = None,
+        assignments: Assignments = None,
+    ) -> None:  # fmt: skip
+        from pipeline.plant.evaluate import Options
+
+        _run(name, data, out, Options(protocol.value, seeds), config, assignments)
+
+    app.command(name, help=text)(command)
+
+
+def _is_there(name: str) -> bool:
+    return importlib.util.find_spec(f"{_PACKAGE}.{name}") is not None
+
+
+for _name, _text in {
+    "skab": "Water circulation loop: anomalies. Holds FOLDER/NUMBER.csv or .csv.gz, as valve1/0.csv.",
+    "cmapss": "Turbofan fleet: remaining life. Holds test_FD00k.txt or .txt.gz; writes pred_FD00k.csv.",
+    "femto": "Bearings run to failure: health index and lead time. Holds BearingX_Y.npz.",
+    "nab": "Machine temperature, ambient temperature: anomalies. Holds realKnownCause/*.csv or .csv.gz.",
+    "battery": "Li-ion cells: capacity and end of life. Holds B*_discharge.csv or .csv.gz.",
+}.items():
+    if _is_there(_name):
+        _offer(_name, _text)
+
+if _is_there("cwru"):
+
+    @app.command()
+    def cwru(
+        data: Data,
+        out: Out,
+        protocol: ProtocolOption = Protocol.shipped,
+        seeds: Seeds = 5,
+        bearing: Annotated[str | None, typer.Option(metavar="NAME", help="Built-in geometry, as 6205-2RS.")] = None,
+        orders: Annotated[
+            str | None, typer.Option(metavar="BPFI,BPFO,BSF,FTF", help="Geometry as orders, per turn of the shaft.")
+        ] = None,
+        config: ConfigFile = None,
+        assignments: Assignments = None,
+    ) -> None:
+        """Bearing rig: the damaged part. Holds *.npz with counts, step, fs, rpm; writes pred.csv."""
+        from pipeline.plant.evaluate import Options
+
+        numbers = _numbers(orders) if orders is not None else None
+        _run("cwru", data, out, Options(protocol.value, seeds, bearing, numbers), config, assignments)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: numbers with commas between", param_hint="--orders") from error
+
+
+def _run(
+    name: str, data: Path, out: Path, options: "Options", config: Path | None, assignments: list[str] | None
 ) -> None:
-    """Judge the files of a SKAB-like folder as one fleet, one asset a file, and write a line for every row.
+    from dataclasses import replace
 
-    alarm is 1 while an alert is active; score is relative to the asset's limit, 0 before its baseline is there.
-    F1, FAR and MAR are printed where the files carry labels; the labels are used for nothing else.
-    """
-    from pipeline.plant.labelled import stem, table_of
+    from pipeline.cli.progress import bar
+    from pipeline.errors import InputError
 
-    experiments = _judge(data, read_settings(config, None, assignments))
-    for e in experiments:
-        e.write(out / e.path.parent.name / f"{stem(e.path)}.csv")
-    for line in table_of(experiments):
+    if not data.is_dir():
+        raise InputError(f"{data}: is no folder")
+    settings = read_settings(config, None, assignments)
+    module = importlib.import_module(f"{_PACKAGE}.{name}")
+    with bar(f"evaluate {name}", quiet=True) as progress:
+        report = module.evaluate(data, out, settings, replace(options, progress=progress))
+    report.write(out / "report.html")
+    for line in report.lines():
         print(line)
-    print(f"{len(experiments)} files -> {out}")
-
-
-def _judge(data: Path, settings: "Settings") -> "list[Experiment]":
-    from pipeline.cli.importcsv import progress_bar
-    from pipeline.plant.csvmap import load_map
-    from pipeline.plant.labelled import Attribution, labelled_files, read_experiment
-    from pipeline.plant.replay import Replay
-    from pipeline.plant.source import Source
-
-    csv_map, files = load_map(Path("skab")), labelled_files(data)
-    experiments = [read_experiment(path, csv_map) for path in files]
-    attribution = Attribution(experiments, csv_map.birth.samples_per_frame)
-    with progress_bar(list(files)) as progress, Replay(settings) as run:
-        for effects in run.run(attribution.watch(Source(files, csv_map, progress))):
-            attribution.take(effects.assessments)
-    attribution.finish()
-    return experiments
+    print(f"{len(report.files)} files and report.html -> {out}")

@@ -39,12 +39,19 @@ class Ignored:
 def csv_records(
     history: CsvHistory, files: Iterable[Path], telemetry: str = TELEMETRY.name, asset: str = ASSET.name
 ) -> Iterator[Record]:
-    """Yield CSV history as records of partition 0, each stamped with the time of its last sample (rounded up to ms).
+    """Yield CSV history as records, see `message_records`."""
+    return message_records(history.read(files), telemetry, asset)
 
-    So time passes as it did at the plant: an asset whose file ends falls silent while the next file goes on.
+
+def message_records(
+    messages: Iterable[AssetBirth | TelemetryFrame], telemetry: str = TELEMETRY.name, asset: str = ASSET.name
+) -> Iterator[Record]:
+    """Yield births and frames as records of partition 0, each stamped with the time of its last sample (up to ms).
+
+    So time passes as it did at the plant: an asset whose frames end falls silent while those of others go on.
     """
     offsets, births = {telemetry: 0, asset: 0}, dict[str, AssetBirth]()
-    for message in history.read(files):
+    for message in messages:
         if isinstance(message, AssetBirth):
             births[message.asset] = message
             topic, key, end_ns = asset, message.key, message.start_ns
@@ -83,28 +90,7 @@ class Source:
             raise InputError(f"{needs}: what its columns mean is not known; name a map with --map (as --map skab)")
 
     def __iter__(self) -> Iterator[AssetBirth | Retired | Poll]:
-        pending: list[Record] = []
-        try:
-            for record in self._records():
-                kind = _kind(record.topic)
-                if kind == "telemetry.v1":
-                    if pending and (pending[0].partition != record.partition or len(pending) == POLL_RECORDS):
-                        yield _poll(pending)
-                        pending = []
-                    pending.append(record)
-                elif kind == "asset.v1":
-                    if pending:
-                        yield _poll(pending)
-                        pending = []
-                    yield from self._birth(record)
-                else:
-                    self.ignored.other_topics[record.topic] = self.ignored.other_topics.get(record.topic, 0) + 1
-        except InputError:
-            if pending:
-                yield _poll(pending)
-            raise
-        if pending:
-            yield _poll(pending)
+        return items(self._records(), self.ignored)
 
     def _records(self) -> Iterator[Record]:
         history = None if self.csv_map is None else CsvHistory(self.csv_map, progress=self.progress)
@@ -115,15 +101,48 @@ class Source:
                 for path in files:
                     yield from read_capture(path)
 
-    def _birth(self, record: Record) -> Iterator[AssetBirth | Retired]:
-        if not record.value:
-            if record.key:
-                yield Retired(*read_key(record.key))
-            return
-        try:
-            yield read_birth(record.key, record.value)
-        except Rejected as error:
-            self.ignored.bad_births.append(f"{record.topic}[{record.partition}]@{record.offset}: {error}")
+
+def items(
+    records: Iterable[Record], ignored: Ignored | None = None, poll_records: int = POLL_RECORDS
+) -> Iterator[AssetBirth | Retired | Poll]:
+    """Yield what records hold, in their order: births and tombstones one by one, frames as polls of one partition.
+
+    ignored: told what is no part of the journey. Where reading raises InputError, everything before is yielded first.
+    """
+    ignored = Ignored() if ignored is None else ignored
+    pending: list[Record] = []
+    try:
+        for record in records:
+            kind = _kind(record.topic)
+            if kind == "telemetry.v1":
+                if pending and (pending[0].partition != record.partition or len(pending) == poll_records):
+                    yield _poll(pending)
+                    pending = []
+                pending.append(record)
+            elif kind == "asset.v1":
+                if pending:
+                    yield _poll(pending)
+                    pending = []
+                yield from _birth(record, ignored)
+            else:
+                ignored.other_topics[record.topic] = ignored.other_topics.get(record.topic, 0) + 1
+    except InputError:
+        if pending:
+            yield _poll(pending)
+        raise
+    if pending:
+        yield _poll(pending)
+
+
+def _birth(record: Record, ignored: Ignored) -> Iterator[AssetBirth | Retired]:
+    if not record.value:
+        if record.key:
+            yield Retired(*read_key(record.key))
+        return
+    try:
+        yield read_birth(record.key, record.value)
+    except Rejected as error:
+        ignored.bad_births.append(f"{record.topic}[{record.partition}]@{record.offset}: {error}")
 
 
 def _kind(topic: str) -> str:

@@ -1,0 +1,39 @@
+"""Births and frames through the production flow: what every evaluation has its predictions from."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from pipeline.ops.settings import DEFAULT_BUNDLE, Match, Route, Settings
+from pipeline.plant.replay import Replay
+from pipeline.plant.source import items, message_records
+from schemas import Assessment, AssetBirth, TelemetryFrame
+
+Message = AssetBirth | TelemetryFrame
+
+
+def routed(settings: Settings, asset_class: str, bundle: str) -> Settings:
+    """Return the settings with assets of a class sent to `bundle`, unless they have a route for that class already.
+
+    So `-c` and `--set routes=...` decide where they say something.
+    """
+    for route in settings.routes:
+        if route.match.asset_class == asset_class or (route.match.asset_class is None and route.bundle == bundle):
+            return settings
+    own = Route(match=Match(asset_class=asset_class), bundle=bundle)
+    rest = tuple(r for r in settings.routes if r.bundle != DEFAULT_BUNDLE)  # so that a bundle not used is not opened
+    return settings.model_copy(update={"routes": (own, *rest)})
+
+
+def assessed(
+    settings: Settings, messages: Iterable[Message], poll_records: int = 1024,
+    refused: Callable[[str], None] = lambda line: None,
+) -> Iterator[Assessment]:  # fmt: skip
+    """Yield the assessments that births and frames lead to, in order: admit, settle, judge as the worker does.
+
+    messages: each birth before its asset's frames, frames in the order of time over all assets. poll_records: how many
+    frames are read at once; no score depends on it. refused: told of every dead letter. Raises ModelError.
+    """
+    with Replay(settings) as run:
+        for effects in run.run(items(message_records(messages), poll_records=poll_records)):
+            for letter in effects.dead_letters:
+                refused(f"{letter.reason}: {letter.detail}")
+            yield from effects.assessments
