@@ -99,8 +99,8 @@ def calibrate(rows: F64, recipe: MewmaSpec, allowed: Mask | None = None) -> Base
     live = (changes >= _MIN_CHANGES) & (spread > 0.0) & np.isfinite(spread)
     center, scale = np.where(np.isfinite(center), center, 0.0), np.where(live, spread, 1.0)
     z = np.where(live, (rows - center) / scale, 0.0)
-    ratio = _von_neumann(z)
-    steady = (ratio >= recipe.stationarity) & (_von_neumann(_block_means(z)) >= recipe.slow_stationarity)
+    ratio = von_neumann(z)
+    steady = (ratio >= recipe.stationarity) & (von_neumann(_block_means(z)) >= recipe.slow_stationarity)
     kept, reason = _choose(live if allowed is None else live & allowed, steady, ratio)
 
     # With one row at a time this is what the live recursion does from here on, bit for bit.
@@ -112,7 +112,7 @@ def calibrate(rows: F64, recipe: MewmaSpec, allowed: Mask | None = None) -> Base
     if kept.any():
         gain = _gain(ratio[kept], recipe.smoothing)
         held_out = _held_out_t2(z[:, kept], states[:, kept], gain, recipe)
-        limit = _tail(held_out, recipe.exceedance)
+        limit = gamma_tail(held_out, recipe.exceedance)
         excess = float(held_out.mean()) / int(kept.sum())
         if excess > _UNSTEADY and not reason:
             reason = f"the level moved during calibration: T2 is {excess:.1f} times that of a steady asset"
@@ -122,7 +122,7 @@ def calibrate(rows: F64, recipe: MewmaSpec, allowed: Mask | None = None) -> Base
     )
 
 
-def _von_neumann(x: F64) -> F64:
+def von_neumann(x: F64) -> F64:
     """Mean squared successive difference over variance, per column; 0 for a column that does not vary."""
     variance = x.var(axis=0)
     ratio: F64 = np.mean(np.diff(x, axis=0) ** 2, axis=0) / np.maximum(variance, np.finfo(float).tiny)
@@ -190,7 +190,7 @@ def _held_out_t2(z: F64, states: F64, gain: F64, recipe: MewmaSpec) -> F64:
     return t2[settled]
 
 
-def _tail(t2: F64, exceedance: float) -> float:
+def gamma_tail(t2: F64, exceedance: float) -> float:
     """Value that a gamma variable with the mean and variance of `t2` exceeds with this probability.
 
     Quantile of the chi-square by Wilson and Hilferty (1931, doi 10.1073/pnas.17.12.684).
