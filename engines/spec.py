@@ -54,6 +54,10 @@ class MewmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
     0 = drift) of a channel's samples, and of its means over tenths of the calibration: slow drift under fast noise.
     exceedance: chance that a healthy row is over the limit, by the fitted tail. slow_quantities: channels whose
     quantity contains one of these words are left out: what moves for hours looks steady in a short calibration.
+    regime_quantities: channels with one of these words say how the asset is driven (speed, load): they are not charted,
+    the others are regressed on them. wander_bound: largest cumulated deviation of a steady channel, in units of a
+    Brownian bridge. limit_bound: largest limit of a steady asset, as a multiple of that of independent channels. Beyond
+    them a baseline is suspect; None: not looked at.
     """
 
     smoothing: Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -64,6 +68,9 @@ class MewmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
     slow_stationarity: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.35
     exceedance: Annotated[float, Meta(gt=0.0, lt=0.5)] = 2e-5
     slow_quantities: tuple[Text, ...] = ()
+    regime_quantities: tuple[Text, ...] = ()
+    wander_bound: Positive | None = None
+    limit_bound: Positive | None = None
 
 
 class JudgeSpec(Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,21 +12,32 @@ import numpy as np
 from engines.bundle import Bundle, MewmaSpec
 from pipeline.calibrate import Baseline, calibrate, usable
 from pipeline.columns import F64, I64, Array, FrameBatch, Groups, Rows
-from pipeline.state import Column, Pool
+from pipeline.regime import MAX_DRIVERS, drivers
+from pipeline.state import Column, Pool, Table
 
 #: What a finished calibration sets; a part replaced or a new birth with other channels starts it over.
-BASELINE = ("center", "scale", "z_mean", "whitening", "limit", "kept", "ready", "suspect", "collected")
+BASELINE = ("center", "scale", "z_mean", "whitening", "limit", "kept", "ready", "suspect", "collected",
+            "driver", "slope", "low", "high")
+
+#: Reasons of `Rows.doubt`, by code from 1 on.
+REASONS = ("operating point never calibrated",)
 
 
 def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
-    """Return what a slot needs. collected: calibration samples so far. seen: samples since the baseline."""
+    """Return what a slot needs. collected: calibration samples so far. samples: those since the baseline.
+
+    driver: index of the channels that say how the asset is driven, -1 for none. slope: of each channel on them,
+    physical units. low, high: range of the drivers' smoothed standardised values that the calibration saw.
+    """
     del bundle, samples
     per = (channels,)
     return (
         Column("ewma", "f8", per), Column("center", "f8", per), Column("scale", "f8", per, fill=1),
         Column("z_mean", "f8", per), Column("whitening", "f8", (channels, channels)), Column("limit", "f8", fill=1),
         Column("kept", "u1", per), Column("ready", "u1"), Column("suspect", "u1"), Column("collected", "i4"),
-        Column("samples", "i8"),
+        Column("samples", "i8"), Column("driver", "i2", (MAX_DRIVERS,), fill=-1),
+        Column("slope", "f8", (channels, MAX_DRIVERS)), Column("low", "f8", (MAX_DRIVERS,)),
+        Column("high", "f8", (MAX_DRIVERS,)),
     )
 
 
@@ -70,7 +81,10 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, list[Cali
     table = pool.table
     ordered = slot[order]
     # elementwise, so that doing it for all frames at once gives the bits of doing it one by one
-    pushed = (data[live[order]] - table["center"][ordered][:, :, None]) / table["scale"][ordered][:, :, None]
+    raw = data[live[order]]
+    if spec.regime_quantities:
+        _explain(table, ordered, raw)
+    pushed = (raw - table["center"][ordered][:, :, None]) / table["scale"][ordered][:, :, None]
     pushed *= spec.smoothing
     pushed = np.ascontiguousarray(pushed.transpose(2, 0, 1))  # (sample, frame, channel)
     keep = 1.0 - spec.smoothing
@@ -88,6 +102,28 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, list[Cali
         number[order[a:b]] = counted[at]
     done = np.flatnonzero(number % (spec.hop or pool.samples) == 0)
     return _rows(pool, batch, live[done], z[done]), finished
+
+
+def _explain(table: Table, slot: I64, x: F64) -> None:
+    """Take from samples x (frames, C, samples), in place, what their assets' drivers explain: `regime.explain`."""
+    driver = table["driver"][slot]
+    for k in range(MAX_DRIVERS):
+        driven = np.flatnonzero(driver[:, k] >= 0)
+        if not len(driven):
+            break  # an asset's second driver comes after its first
+        at, i = slot[driven], driver[driven, k]
+        off = x[driven, i] - table["center"][at, i][:, None]
+        x[driven] -= table["slope"][at, :, k][:, :, None] * off[:, None, :]
+
+
+def doubts(table: Table, slot: I64, z: F64) -> Array:
+    """Return for rows of state z (n, C) the code of the reason why nothing can be said, 0 for none: (n,) int8."""
+    driver, code = table["driver"][slot], np.zeros(len(slot), np.int8)
+    for k in range(MAX_DRIVERS):
+        driven = np.flatnonzero(driver[:, k] >= 0)
+        at, value = slot[driven], z[driven, driver[driven, k]]
+        code[driven[(value < table["low"][at, k]) | (value > table["high"][at, k])]] = 1
+    return code
 
 
 def _rows(pool: Pool, batch: FrameBatch, done: I64, z: F64) -> Rows:
@@ -124,7 +160,8 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
         if at + count == total:
             who = pool.slots[slot]
             assert who is not None
-            baseline = calibrate(rows, spec, usable([c.quantity for c in who.birth.channels], spec))
+            quantities = [c.quantity for c in who.birth.channels]
+            baseline = calibrate(rows, spec, usable(quantities, spec), drivers(quantities, spec))
             adopt(pool, slot, baseline)
             del pool.calibration[slot]
             finished.append(Calibrated(slot, stop - 1, total, baseline))
@@ -138,6 +175,12 @@ def adopt(pool: Pool, slot: int, baseline: Baseline) -> None:
     table["z_mean"][slot], table["whitening"][slot] = baseline.zmean, baseline.whitening
     table["limit"][slot], table["kept"][slot] = baseline.limit, baseline.kept
     table["ewma"][slot] = baseline.ewma
+    table.reset(slot, ("driver", "slope", "low", "high"))
+    if baseline.regime is not None:
+        found, k = baseline.regime, len(baseline.regime.index)
+        center, scale = baseline.center[found.index], baseline.scale[found.index]
+        table["driver"][slot, :k], table["slope"][slot, :, :k] = found.index, found.slope
+        table["low"][slot, :k], table["high"][slot, :k] = (found.low - center) / scale, (found.high - center) / scale
     table["ready"][slot], table["suspect"][slot], table["provisional"][slot] = 1, baseline.status != "good", 0
 
 

@@ -128,6 +128,34 @@ def test_when_the_machine_was_disturbed_during_calibration_the_baseline_is_suspe
     assert baseline.reason.startswith("the level moved during calibration: T2 is ")
 
 
+BOUNDED = msgspec.structs.replace(RECIPE, wander_bound=2.5, limit_bound=3.0)
+
+
+@pytest.mark.parametrize("course", [1.5 * (T >= 150), 1.5 * T / N, 1.5 * (T < 120)], ids=["step", "trend", "settling"])
+def test_step_or_trend_in_a_kept_channel_makes_the_baseline_suspect_and_says_which(course):
+    handled = named = 0
+    for seed in range(10):
+        rows = noise(seed, phi=0.0)
+        rows[:, 2] += course
+        baseline = calibrate(rows, BOUNDED)
+        named += "channel number 2 has a step or a trend" in baseline.reason
+        handled += baseline.status == "suspect" or not baseline.kept[2]
+    assert handled >= 9
+    assert named >= 3
+
+
+def test_limit_far_above_that_of_a_steady_asset_makes_the_baseline_suspect():
+    rows = noise(3, phi=0.0)
+    rows[::40] *= 12  # shocks: no level moves, but the tail is long
+    baseline = calibrate(rows, BOUNDED)
+    assert "the limit is" in baseline.reason and "small faults will be missed" in baseline.reason
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.3, 0.6])
+def test_healthy_assets_are_within_the_bounds(phi):
+    assert [r for r in (calibrate(noise(s, 8, phi=phi), BOUNDED).reason for s in range(100, 160)) if r] == []
+
+
 def test_copies_of_a_channel_do_not_break_the_chart():
     rows = noise(13)
     rows[:, 4] = 2 * rows[:, 0] + 1
