@@ -46,7 +46,7 @@ COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version 
 
 lock: | .venv/bin/python  ## resolve anew and write the hash-locked requirements files (no registry address in them)
 	$(PIP) install uv
-	$(COMPILE) --upgrade --extra demo --extra onnx --extra train --group dev --group build -o requirements-dev.txt
+	$(COMPILE) --upgrade --extra demo --extra onnx --extra parquet --extra train --group dev --group build -o requirements-dev.txt
 	$(COMPILE) --extra demo -c requirements-dev.txt -o requirements.txt
 	$(COMPILE:pyproject.toml=tests/gpu/bed/requirements.in) --upgrade -c requirements-dev.txt -o requirements-gpu.txt
 	$(COMPILE:pyproject.toml=) --group build -c requirements-dev.txt -o requirements-build.txt

@@ -50,7 +50,7 @@ COMMANDS = {
     "deadletters": Entry("pipeline.cli.deadletters", "Send dead letters back to their topic as historical frames."),
     "models": Entry("pipeline.cli.models", "Bundles: list, check, build, bench; make a key, sign, roll back."),
     "simulate": Entry("pipeline.cli.simulate", "Publish a simulated plant, seeded, with faults by script."),
-    "import": Entry("pipeline.cli.importcsv", "Turn CSV history into frames."),
+    "import": Entry("pipeline.cli.importhistory", "Turn history into frames: CSV, Parquet, public data sets."),
     "capture": Entry("pipeline.cli.capture", "Write a topic's frames to a capture file."),
     "replay": Entry("pipeline.cli.replay", "Run files through the same flow, without a broker."),
     "evaluate": Entry("pipeline.cli.evaluate", "Score a labelled data set and write what its judge reads."),

@@ -10,6 +10,7 @@ from pipeline.cli.options import Assignments, ConfigFile, read_settings
 
 if TYPE_CHECKING:
     from pipeline.ops.settings import Settings
+    from pipeline.plant.datasets import DatasetSource
     from pipeline.plant.source import Source
     from schemas import Assessment
 
@@ -18,9 +19,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def replay(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Capture files, or CSV with --map.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Captures; or CSV, Parquet with --map.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where alerts.jsonl, deadletters.jsonl, scores.csv go.")],
-    csv_map: Annotated[Path | None, typer.Option("--map", metavar="MAP.toml", help="What CSV columns mean.")] = None,
+    csv_map: Annotated[Path | None, typer.Option("--map", metavar="MAP.toml", help="What the columns mean.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="INPUT is the folder of a public data set, as skab, cmapss.")
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
@@ -29,18 +33,24 @@ def replay(
     Two replays of the same files give the same bytes, and the scores are those that the live worker had. Time is that
     of the records: an asset that stops falls silent when the others' records say so.
     """
-    from pipeline.cli.importcsv import progress_bar
+    from pipeline.cli.importhistory import progress_bar
     from pipeline.plant.csvmap import load_map
+    from pipeline.plant.datasets import DatasetSource
     from pipeline.plant.source import Source
 
     settings = read_settings(config, None, assignments)
+    if dataset is not None:
+        if csv_map is not None or len(inputs) != 1:
+            raise typer.BadParameter("goes with one folder and without --map", param_hint="--dataset")
+        print("\n".join(_replay(DatasetSource(dataset, inputs[0]), settings, out)))
+        return
     with progress_bar(inputs) as progress:
         source = Source(tuple(inputs), load_map(csv_map) if csv_map else None, progress)
         lines = _replay(source, settings, out)
     print("\n".join(lines))
 
 
-def _replay(source: "Source", settings: "Settings", out: Path) -> list[str]:
+def _replay(source: "Source | DatasetSource", settings: "Settings", out: Path) -> list[str]:
     """Write the three files; return the summary. Whole records before a damaged place are in them when it raises."""
     import msgspec
 

@@ -1,4 +1,4 @@
-"""CSV maps: what the columns of a plant's CSV history mean, as TOML; `maps/skab.toml` shows every key."""
+"""Maps: what the columns of a plant's tables (CSV, Parquet) mean, as TOML; `maps/skab.toml` shows every key."""
 
 import codecs
 import re
@@ -52,6 +52,16 @@ class BirthRule(Struct, frozen=True, forbid_unknown_fields=True):
     criticality: Literal["A", "B", "C"] = "B"
 
 
+class LongRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table with one value a row: `name` is the column that names the signal, `value` the column of its value.
+
+    A channel's `column` is then a name in the first. Rows of one asset with one time make one sample of each channel.
+    """
+
+    name: str
+    value: str
+
+
 class ChannelRule(Struct, frozen=True, forbid_unknown_fields=True):
     """One column that becomes a channel. Cells hold physical values; `scale` and `offset` only shape what is stored."""
 
@@ -77,6 +87,14 @@ class CsvMap(Struct, frozen=True, forbid_unknown_fields=True):
     decimal: Literal[".", ","] = "."
     encoding: str = "utf-8"
     missing: Literal["error", "skip", "hold"] = "error"
+    long: LongRule | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns that a file must have: time, asset if it has one, then the channels or name and value."""
+        asset = () if self.asset.column is None else (self.asset.column,)
+        values = tuple(c.column for c in self.channel) if self.long is None else (self.long.name, self.long.value)
+        return (self.time.column, *asset, *values)
 
     def birth_of(self, asset: str, start_ns: int) -> AssetBirth:
         """Make the birth of an asset whose first sample is at `start_ns`. Raises msgspec.ValidationError."""
@@ -128,6 +146,8 @@ def _check(csv_map: CsvMap) -> None:
     rule = csv_map.asset
     if (rule.file is None) == (rule.column is None):
         raise ValueError("[asset] needs either `file`, a pattern on the path, or `column`")
+    if csv_map.long is not None and csv_map.time.order == "any":
+        raise ValueError("[long] puts rows of one time together: it needs order = \"strict\" in [time]")
     values = {"value": "x"}
     if rule.file is not None:
         try:

@@ -10,7 +10,7 @@ from pipeline.births import read_birth, read_key
 from pipeline.columns import Poll
 from pipeline.errors import InputError, Rejected
 from pipeline.plant.capture import Record, read_capture
-from pipeline.plant.csvhistory import CsvHistory, Progress
+from pipeline.plant.csvhistory import CsvHistory, Progress, is_table
 from pipeline.plant.csvmap import CsvMap
 from schemas import AssetBirth, TelemetryFrame
 from schemas.codec import encode
@@ -67,8 +67,8 @@ def end_of_frame_ns(birth: AssetBirth, frame: TelemetryFrame) -> int:
 
 
 def is_csv(path: Path) -> bool:
-    """Tell CSV history from a capture file by its name."""
-    return path.name.lower().endswith((".csv", ".csv.gz"))
+    """Tell tables (CSV, Parquet) from capture files by their names."""
+    return is_table(path)
 
 
 @dataclass(slots=True)
