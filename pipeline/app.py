@@ -99,10 +99,12 @@ class Runtime:
         self.metrics, self.events, self.health = telemetry.metrics, telemetry.events, telemetry.health
         self.watched = settings.models.folder is not None and settings.models.poll_s > 0 and engines is None
         refused: list[str] = []
-        self.bundles = dict(bundles) if bundles is not None else bundles_of(settings, refused, resume=self.watched)
+        self.fitter = made = fitter(settings, self.events) if engines is None else None
+        try_out = (lambda bundle: made.try_out(bundle, ())) if made is not None else None
+        self.bundles = dict(bundles) if bundles is not None else bundles_of(settings, refused, resume=self.watched,
+                                                                            try_out=try_out)
         for why in refused:
             self.events.emit("swap_refused", why=why)
-        self.fitter = fitter(settings, self.events) if engines is None else None
         self.engines = self._open(engines)
         self.health.warm = True
         self.stop = asyncio.Event()

@@ -1,7 +1,7 @@
 """Assembly: from settings to bundles, engines and a flow; the same for the live worker and for replay."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from engines import ENGINES, Bundle, Engine, EngineError, open_engine
 from engines.supply import EngineOptions
@@ -14,17 +14,19 @@ from pipeline.seating import Route
 from schemas.topics import TELEMETRY
 
 
-def bundles_of(settings: Settings, refused: list[str] | None = None, *, resume: bool = False) -> dict[str, Bundle]:
+def bundles_of(settings: Settings, refused: list[str] | None = None, *, resume: bool = False,
+               try_out: Callable[[Bundle], None] | None = None) -> dict[str, Bundle]:
     """Load the bundles that the routes name: of each the highest version that is in order and may serve.
 
-    refused: gets why better versions were passed over. resume: the version that served last goes before.
+    refused: gets why better versions were passed over. resume: the version that served last goes before. try_out: as
+    `load_best` has it.
     Raises ModelError with all faults.
     """
     offers, record, policy = candidates(settings), read_record(settings), trust_policy(settings)
     faults, bundles = [], {}
     for name in sorted({route.bundle for route in settings.routes}):
         try:
-            bundles[name] = load_best(name, offers, record, policy, refused, resume=resume)
+            bundles[name] = load_best(name, offers, record, policy, refused, resume=resume, try_out=try_out)
         except ModelError as error:
             faults.append(str(error))
     if faults:

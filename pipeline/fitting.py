@@ -16,6 +16,7 @@ from engines.golden import Golden, GoldenCase
 from engines.parity import compare
 from engines.select import Choice, choose
 from engines.supply import GPU_ENGINES, EngineOptions, open_engine
+from engines.trial import TrialLimits, try_out
 from pipeline.enginethread import EngineThread
 from pipeline.errors import ModelError
 from pipeline.ops.events import Events
@@ -68,12 +69,23 @@ class Fitter:
                  supply: Callable[[Bundle], Supply] | None = None) -> None:
         """choice, supply: instead of what this machine has. Raises ModelError when the engine cannot be had."""
         self._options, self._events, self.stopped = engine_options(settings), events, False
+        self._trial = TrialLimits(OPEN_S, settings.models.trial_memory_mb << 20)
         try:
             self.choice = choice or choose(settings.engine.name)
         except EngineError as error:
             raise ModelError(str(error)) from error
         self._make_supply = supply or self._of_this_machine
         self._supplies: dict[str, Supply] = {}  # by manifest: a supply keeps the plans that its store could not
+
+    def try_out(self, bundle: Bundle, shapes: Iterable[Shapes]) -> None:
+        """Run a bundle in a child process before this one loads it: it may ask for more memory than there is.
+
+        Shipped ones need none. Raises EngineError.
+        """
+        if bundle.trust.status != "pinned":
+            name = CPU if self.wants_device else self.choice.name
+            try_out(bundle, name, shapes, self._options.max_batch, self._options.threads, self._trial,
+                    stop=lambda: self.stopped)
 
     @property
     def wants_device(self) -> bool:

@@ -7,7 +7,7 @@ served, unless a rollback says so. What cannot be read or written is told and st
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from engines.base import EngineError
 from engines.bundle import Bundle, BundleError, Candidate, available, load_bundle
 from engines.spec import Version
 from engines.trust import TrustPolicy, version_key
@@ -117,12 +118,13 @@ def pick(name: str, offers: Sequence[Candidate], record: Record) -> Path:
 
 def load_best(
     name: str, offers: Sequence[Candidate], record: Record, policy: TrustPolicy, refused: list[str] | None = None,
-    *, resume: bool = False,
+    *, resume: bool = False, try_out: Callable[[Bundle], None] | None = None,
 ) -> Bundle:
     """Load the best candidate that is in order. refused: gets why better ones were passed over.
 
     resume: the version that served last comes first, so that a restart repeats what a crash cut off with the model
-    that did it; newer ones take over by a swap. Raises ModelError with the faults of all when none is in order.
+    that did it; newer ones take over by a swap. try_out: called with one of the folder that never served here; one for
+    which it raises EngineError is passed over. Raises ModelError with the faults of all when none is in order.
     """
     faults = [f"bundle {c.path}: {c.fault}" for c in offers if c.name == name and c.fault]
     order = ranked(name, offers, record)
@@ -133,8 +135,10 @@ def load_best(
             bundle = load_bundle(candidate.path, policy)
             if bundle.spec.name != name or record.refuses(name, bundle.spec.version):
                 raise BundleError(candidate.path, ["its manifest changed while it was read"])
-        except BundleError as error:
-            faults.append(str(error))
+            if try_out is not None and not candidate.shipped and candidate.version != record.active.get(name):
+                try_out(bundle)
+        except (BundleError, EngineError) as error:
+            faults.append(str(error) if isinstance(error, BundleError) else f"bundle {candidate.path}: {error}")
             continue
         if refused is not None:
             refused += faults

@@ -62,6 +62,8 @@ class FolderModels:
         self._layouts = layouts
         paths = {c.path: c.mark for c in candidates(settings)}
         self._marks = {name: paths.get(s.bundle.path, "") for name, s in fleet.servings.items()}
+        # Manifests of what has run here, so that going back to it takes no trial.
+        self._passed = {s.bundle.manifest_sha256 for s in fleet.servings.values()}
         self._told: dict[str, str] = {}  # what has no readable manifest, and the mark that it had
 
     def begin(self) -> None:
@@ -85,7 +87,7 @@ class FolderModels:
         return {name: (serving.bundle, self._marks[name]) for name, serving in self._fleet.servings.items()}
 
     def prepare(self, candidate: Candidate) -> Tried:
-        """Verify, load, warm, compare and measure a version. Raises BundleError, EngineError or ModelError."""
+        """Verify, try out, load, warm, compare and measure a version. Raises BundleError, EngineError or ModelError."""
         with _yielding():
             return self._prepare(candidate)
 
@@ -96,8 +98,11 @@ class FolderModels:
         serving = self._fleet.servings[candidate.name]
         if bundle.manifest_sha256 == serving.bundle.manifest_sha256:
             raise ModelError("it is the version that serves, in another place")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         shapes = [bundle.spec.rows(*layout) for layout in self._layouts(candidate.name)]
+        if bundle.manifest_sha256 not in self._passed:
+            self._fitter.try_out(bundle, shapes)
+            self._passed.add(bundle.manifest_sha256)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         engines = self._fitter.engines(bundle, shapes, build=True)
         tried = Tried(bundle, engines, serving)
         try:

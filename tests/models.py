@@ -167,6 +167,24 @@ def picky_rows() -> dict[str, np.ndarray]:
     return {"x": (np.arange(ROWS, dtype="f4") % 4).reshape(ROWS, 1, 1, 1)}
 
 
+def hungry(floats: int, operator: str = "Expand") -> bytes:
+    """Window model: x f4 (n, frames, 4, samples) -> their mean, plus the sum of `floats` zeros that it makes."""
+    node = helper.make_node
+    many = {
+        "Expand": [node("Mul", ["mean", "zero"], ["nothing"]), node("ReduceMax", ["nothing"], ["one"], keepdims=1),
+                   node("Reshape", ["one", "flat"], ["single"]), node("Expand", ["single", "shape"], ["many"])],
+        "ConstantOfShape": [node("ConstantOfShape", ["shape"], ["many"])],
+        "Tile": [node("Mul", ["mean", "zero"], ["nothing"]), node("ReduceMax", ["nothing"], ["one"], keepdims=1),
+                 node("Reshape", ["one", "flat"], ["single"]), node("Tile", ["single", "shape"], ["many"])],
+    }[operator]
+    return _model(
+        [node("ReduceMean", ["x"], ["mean"], axes=[1, 2, 3], keepdims=0), *many,
+         node("ReduceSum", ["many"], ["sum"], keepdims=0), node("Add", ["mean", "sum"], ["score"])],
+        ["n", "frames", 4, "samples"],
+        {"shape": np.array([floats]), "zero": np.array(0, "f4"), "flat": np.array([1])},
+    )  # fmt: skip
+
+
 def _model(nodes: list[onnx.NodeProto], shape: list[str | int], constants: dict[str, np.ndarray]) -> bytes:
     graph = helper.make_graph(
         nodes, "made",

@@ -4,24 +4,19 @@ Its input is a request with the bytes of a verified model, its answer goes to th
 library prints goes to stderr. It ends with its parent, and before everything else where memory runs out.
 """
 
-import ctypes
 import hashlib
 import os
-import resource
-import signal
 import sys
 import time
-from contextlib import suppress
 
 import msgspec
 
 from engines.base import EngineError
+from engines.child import settle
 from engines.gpu.pipe import ERROR, LINE, PLAN, REPORT, Request, frame
 
-# prctl.h
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-# Below everything that serves, and the first to go when memory is short.
-_NICE, _OOM_SCORE = 10, b"1000"
+# Below everything that serves.
+_NICE = 10
 # A line a stage would do; a build of full TensorRT tells thousands of steps.
 _LINE_EVERY_S = 0.2
 
@@ -49,7 +44,8 @@ class _Answers:
 
 def main(fd: int, parent: int) -> None:
     """Build what stdin asks for, answer, and leave without the library's own clean-up."""
-    _settle(parent)
+    # No RLIMIT_AS: CUDA reserves address space for all memory of host and device. The parent watches the resident set.
+    settle(parent, _NICE)
     answers = _Answers(fd)
     os.dup2(2, 1)  # the library prints to stdout too
     try:
@@ -63,20 +59,6 @@ def main(fd: int, parent: int) -> None:
     # Not sys.exit: what was built is out, and a crash in a destructor would only cast doubt on it.
     sys.stderr.flush()
     os._exit(0)
-
-
-def _settle(parent: int) -> None:
-    """Bind this process to its parent and put it last in line for CPU and memory."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent:  # it went before the line above
-        os._exit(1)
-    # No RLIMIT_AS: CUDA reserves address space for all memory of host and device. The parent watches the resident set.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(_NICE)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
-        file.write(_OOM_SCORE)
 
 
 def _build(data: bytes, answers: _Answers) -> None:

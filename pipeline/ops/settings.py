@@ -217,6 +217,10 @@ class Models(Section):
     poll_s: float = _key(
         5.0, "s", "how often the folder is looked at for new bundles; 0: only at the start", ge=0, le=3600
     )
+    trial_memory_mb: int = _key(
+        1024, "MiB", "memory that a bundle from the folder may take while it is tried in a process of its own",
+        ge=64, le=1_048_576,
+    )
     state: Path | None = _key(
         None, "", "folder of the record of what serves and of rollbacks; none: kizashi below the user's state folder"
     )

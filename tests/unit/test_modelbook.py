@@ -2,13 +2,15 @@
 
 import stat
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from engines.bundle import Candidate
+from engines import Bundle, EngineError
+from engines.bundle import Candidate, available
 from pipeline import modelbook as book
 from pipeline.errors import ModelError
 from pipeline.ops.settings import Models, Settings
@@ -166,3 +168,21 @@ def test_restart_resumes_the_version_that_served_and_newer_ones_wait_for_a_swap(
     assert book.load_best("made", offers, record, models.UNSIGNED, resume=True).spec.version == "1.0.0"
     (folder / "1.0.0" / "model.onnx").write_bytes(b"broken")
     assert book.load_best("made", offers, record, models.UNSIGNED, resume=True).spec.version == "1.1.0"
+
+
+def test_what_never_served_here_is_tried_out_at_the_start_and_passed_over_where_it_fails(tmp_path):
+    for version in ("1.0.0", "1.1.0"):
+        models.bundle(tmp_path / version, models.dense(), version=version)
+    offers, tried, refused = available(tmp_path), [], []
+
+    def fails(bundle: Bundle) -> None:
+        tried.append(bundle.spec.version)
+        raise EngineError("too large")
+
+    load = partial(book.load_best, "made", offers, policy=models.UNSIGNED, refused=refused, try_out=fails)
+    assert load(record=book.Record(active={"made": "1.0.0"})).spec.version == "1.0.0"
+    assert tried == ["1.1.0"] and refused == [f"bundle {tmp_path / '1.1.0'}: too large"]
+    with pytest.raises(ModelError, match="too large"):
+        load(record=book.Record())
+    book.load_best("anomaly-mewma", offers, book.Record(), models.UNSIGNED, try_out=fails)
+    assert tried == ["1.1.0", "1.1.0", "1.0.0"], "shipped ones are not tried"

@@ -1,5 +1,6 @@
 """What the models folder offers is tried out before it may take over, and refused with everything that is wrong."""
 
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_a_version_whose_golden_vectors_the_engine_does_not_meet_is_refused(bed:
                                   ("model.onnx", "model.toml", "golden.msgpack")}, version="1.1.0")
     with pytest.raises(ModelError, match="golden"):
         bed.prepare(bed.offers.offers()["made"])
+
+
+def test_a_version_that_would_take_all_memory_is_refused_before_it_is_loaded_here(bed: Bed) -> None:
+    small = read_files(models.bundle(bed.folder.parent / "small", models.hungry(10), version="1.1.0"))
+    models.write(bed.folder / "v1.1.0", {k: small[k] for k in ("model.toml", "golden.msgpack")} | {
+        "model.onnx": models.hungry(5 * 10**8)}, version="1.1.0")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(EngineError, match="in its trial, within 1024 MiB: .*allocate memory"):
+        bed.prepare(bed.offers.offers()["made"])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "KiB: it was loaded here"
+
+
+def test_what_has_run_here_is_not_tried_out_again(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(bed.fitter, "try_out", lambda bundle, shapes: tried.append(bundle.spec.version))
+    candidate = bed.offer("1.1.0")
+    for _ in range(2):
+        bed.prepare(candidate)
+    assert tried == ["1.1.0"]
 
 
 def test_a_version_that_changes_while_it_is_read_or_that_serves_already_is_refused(bed: Bed) -> None:
