@@ -15,6 +15,10 @@ class EngineError(Exception):
     """The engine could not compute this batch. The caller splits it until the poison row is alone."""
 
 
+class Unready(EngineError):
+    """What an engine needs is not to be had now: a device, memory, time. The model is not at fault: try it again."""
+
+
 class EngineLost(Exception):
     """The engine is broken for good (a sticky CUDA error, a closed device): nothing that it holds may be used again.
 

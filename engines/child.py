@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.base import EngineError
+from engines.base import EngineError, Unready
 
 # How often memory, time and `stop` are looked at: a library allocates well under 1 GiB in it.
 _POLL_S = 0.05
@@ -52,7 +52,8 @@ def converse(module: str, request: bytes, hear: Callable[[bytes], None], limits:
     """Run `python -m MODULE FD PARENT` on a request; `hear` gets the bytes of its answer as they come.
 
     Blocks the calling thread; the child ends with that thread. Returns its exit code and how it ended with no
-    answer, should it have given none. Raises EngineError when it was killed, OSError when it cannot be started.
+    answer, should it have given none. Raises EngineError when it was killed (Unready: for its time), OSError when it
+    cannot be started.
     """
     words = bytearray()
     deadline = time.monotonic() + limits.timeout_s
@@ -134,12 +135,12 @@ def _environment() -> dict[str, str]:
 
 def _watch(pid: int, deadline: float, limits: Watched, stop: Callable[[], bool]) -> None:
     if time.monotonic() > deadline:
-        raise EngineError(f"{limits.what} was killed after {limits.timeout_s:g} s, its limit; {limits.longer}")
+        raise Unready(f"{limits.what} was killed after {limits.timeout_s:g} s, its limit; {limits.longer}")
     if (held := _resident(pid)) > limits.memory_bytes:
         raise EngineError(f"{limits.what} was killed at {held >> 20} MiB, its limit is {limits.memory_bytes >> 20} "
                           f"MiB; {limits.smaller}")
     if stop():
-        raise EngineError(f"{limits.what} was stopped")
+        raise Unready(f"{limits.what} was stopped")
 
 
 def _ended(pid: int) -> bool:

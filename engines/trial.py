@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from engines import golden as golden_vectors
-from engines.base import EngineError
+from engines.base import EngineError, Unready
 from engines.bundle import Bundle
 from engines.child import Watched, converse
 from engines.spec import ModelSpec
@@ -60,7 +60,7 @@ def try_out(bundle: Bundle, engine: str, shapes: Iterable[Shapes], rows: int, th
     """Load and run a model in a child process. Blocks the calling thread; the child ends with that thread.
 
     engine: a name that `open_engine` knows. shapes: of rows that will come. rows: of the largest batch. stop: asked
-    often, True ends the trial. Raises EngineError with why the model cannot be run here.
+    often, True ends the trial. Raises EngineError with why the model cannot be run here; Unready where it may be later.
     """
     golden = golden_vectors.encode(bundle.golden) if bundle.golden is not None else b""
     request = Request(engine, rows, threads, limits.memory_bytes, str(bundle.path), bundle.spec,
@@ -76,7 +76,7 @@ def try_out(bundle: Bundle, engine: str, shapes: Iterable[Shapes], rows: int, th
     try:
         _, ending = converse("engines.trial_child", msgspec.msgpack.encode(request), hear, watched, stop)
     except OSError as error:
-        raise EngineError(f"its trial cannot be started: {error}") from error
+        raise Unready(f"its trial cannot be started: {error}") from error
     if bytes(answer) != PASSED:
         said = answer.decode("utf-8", "replace") or f"the process that tried it ended with {ending}"
         raise EngineError(f"in its trial, within {limits.memory_bytes >> 20} MiB: {said}")

@@ -205,7 +205,8 @@ class Runtime:
             if self.watched and self.fitter is not None:
                 offers = FolderModels(settings, self.fitter, fleet, self.events,
                                       lambda name: layouts(flow.partitions.values(), name))
-                self._spawn(ModelWatch(offers, flow, custody, self.events, settings.models.poll_s).run())
+                self._spawn(ModelWatch(offers, flow, custody, self.events, settings.models.poll_s,
+                                       stuck_s=settings.models.stuck_s).run())
             self._spawn(custody.checkpoints(), follower.failed(),
                         BrokerWatch(cfg, self.health, self.events).run(), self._library_lines(),
                         app.wait_until_stopped())

@@ -6,11 +6,11 @@ fails is told by an event; the CPU goes on. No frame is ever refused for it.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from engines.base import Array, Engine, EngineError, EngineLost, Pipelined, TensorSpec
+from engines.base import Array, Engine, EngineError, EngineLost, Pipelined, TensorSpec, Unready
 from engines.bundle import Bundle
 from engines.golden import Golden, GoldenCase
 from engines.parity import compare
@@ -25,6 +25,11 @@ from pipeline.parity import decide
 from pipeline.serving import CLOSE_S, Active, Engines, Shapes, layout_of
 
 T = TypeVar("T")
+
+
+class Differs(EngineError):
+    """An engine says other things than the golden vectors: it would again."""
+
 
 CPU = "onnx_cpu"
 #: A device that opens for the first time loads hundreds of MB of kernels. Nothing that an engine is asked takes longer.
@@ -109,7 +114,7 @@ class Fitter:
     def engines(self, bundle: Bundle, shapes: Iterable[Shapes] = (), *, build: bool = False) -> Engines:
         """Open all engines of a bundle; the device only where its plans are stored, or with `build`.
 
-        Raises ModelError, and with `build` EngineError with why the device cannot serve.
+        Raises ModelError, and with `build` EngineError with why the device cannot serve (Unready: not now).
         """
         engines = Engines(bundle, self.ground(bundle))
         if bundle.trust.status == "unsigned":
@@ -121,7 +126,7 @@ class Fitter:
             except Exception as error:  # whatever becomes of a device, the ground is closed or serves
                 if build:
                     engines.ground.thread.close(CLOSE_S)
-                    raise EngineError(_said(error)) from error
+                    raise (Differs if isinstance(error, Differs) else Unready)(_said(error)) from error
                 self.refuse(bundle, _said(error))
         return engines
 
@@ -176,13 +181,14 @@ class Fitter:
         case = GoldenCase(f"rows of {dict(shapes)}", inputs, outputs)
         self._judge(engines.device.thread, replace(bundle, golden=Golden((case,))))
 
-    def refuse(self, bundle: Bundle, why: str) -> None:
-        """Say that the device cannot serve."""
+    def refuse(self, bundle: Bundle, why: str, again_s: float | None = None) -> None:
+        """Say that the device cannot serve. again_s: when it is tried again, None: not before the next start."""
+        again: dict[str, Any] = {} if again_s is None else {"again_s": again_s}
         self._events.emit("engine_refused", bundle=bundle.spec.name, version=bundle.spec.version,
-                          backend=self.choice.name, why=why)
+                          backend=self.choice.name, why=why, **again)
 
     def _judge(self, thread: EngineThread, bundle: Bundle, supply: Supply | None = None) -> None:
-        """Hold an engine against the golden vectors. supply: keeps the report. Raises EngineError: what differs."""
+        """Hold an engine against the golden vectors. supply: keeps the report. Raises Differs."""
         if bundle.golden is None:  # not from a file: made in memory, for a test
             return
         rows = min(GATE_ROWS, self._options.max_batch)
@@ -191,7 +197,7 @@ class Fitter:
             for shapes in golden_shapes(bundle):
                 supply.note(shapes, report.to_json())
         if not report.ok:
-            raise EngineError(f"{report.engine} does not say what the golden vectors say: {report.why()}")
+            raise Differs(f"{report.engine} does not say what the golden vectors say: {report.why()}")
 
     def _supply(self, bundle: Bundle) -> Supply:
         if bundle.manifest_sha256 not in self._supplies:

@@ -10,7 +10,8 @@ from typing import Any
 
 from engines.base import Staging
 from pipeline.aside import aside
-from pipeline.fitting import Fitter
+from pipeline.fitting import Differs, Fitter
+from pipeline.pace import again_s
 from pipeline.serving import CLOSE_S, Engines, Layout, Serving, Shapes, layout_of
 
 Headers = list[tuple[str, bytes]]
@@ -54,22 +55,29 @@ class Fleet:
 
     async def _equip(self, fitter: Fitter, serving: Serving) -> None:
         """Build what the device needs, and let it take over."""
-        engines = serving.engines
-        try:
-            fitted = await aside(fitter.with_device, engines, serving.shapes)
-        except Exception as error:  # whatever it is, the CPU goes on and says why
-            fitter.refuse(engines.bundle, str(error) or type(error).__name__)
+        bundle, failures = serving.bundle, 0
+        while serving.bundle is bundle and serving.engines.device is None:  # a new version brings its own device
+            engines = serving.engines
+            try:
+                fitted = await aside(fitter.with_device, engines, serving.shapes)
+            except Exception as error:  # whatever it is, the CPU goes on and says why
+                failures += 1
+                wait_s = None if isinstance(error, Differs) else again_s(failures)
+                fitter.refuse(bundle, str(error) or type(error).__name__, wait_s)
+                if serving.engines is engines:
+                    why = f"{fitter.choice.name} cannot serve: {error}"
+                    serving.replace(Engines(bundle, replace(engines.ground, why=why, degraded=True)))
+                if wait_s is None:
+                    return
+                await asyncio.sleep(wait_s)
+                continue
             if serving.engines is engines:
-                why = f"{fitter.choice.name} cannot serve: {error}"
-                serving.replace(Engines(engines.bundle, replace(engines.ground, why=why, degraded=True)))
-            return
-        if serving.engines is engines:
-            serving.replace(fitted)
-            for shapes in serving.shapes:  # what has come meanwhile
-                if layout_of(shapes) not in fitted.ready:
-                    self._on_layout(serving, shapes)
-        elif fitted.device is not None:  # a new version has come meanwhile
-            await aside(fitted.device.thread.close, CLOSE_S)
+                serving.replace(fitted)
+                for shapes in serving.shapes:  # what has come meanwhile
+                    if layout_of(shapes) not in fitted.ready:
+                        self._on_layout(serving, shapes)
+            elif fitted.device is not None:  # a new version has come meanwhile
+                await aside(fitted.device.thread.close, CLOSE_S)
 
     def _on_change(self, bundle: str) -> None:
         if self._restage is not None:
@@ -88,14 +96,21 @@ class Fleet:
             self._spawn(self._prepare(self._fitter, serving, shapes))
 
     async def _prepare(self, fitter: Fitter, serving: Serving, shapes: Shapes) -> None:
-        engines = serving.engines
-        try:
-            await aside(fitter.prepare, engines, shapes)
-        except Exception as error:  # whatever it is, the CPU goes on and says why
-            fitter.refuse(engines.bundle, f"rows of {dict(shapes)} stay on the CPU: {error}")
+        engines, failures = serving.engines, 0
+        while serving.engines is engines:
+            try:
+                await aside(fitter.prepare, engines, shapes)
+            except Exception as error:  # whatever it is, the CPU goes on and says why
+                failures += 1
+                wait_s = None if isinstance(error, Differs) else again_s(failures)
+                fitter.refuse(engines.bundle, f"rows of {dict(shapes)} stay on the CPU: {error}", wait_s)
+                if wait_s is None:
+                    return
+                await asyncio.sleep(wait_s)
+                continue
+            if serving.engines is engines:
+                serving.admit(shapes)
             return
-        if serving.engines is engines:
-            serving.admit(shapes)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

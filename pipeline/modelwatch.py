@@ -1,15 +1,16 @@
 """Model watch: new bundles in the models folder are tried beside the ones that serve, and swapped in between batches.
 
 Whatever is wrong with a new bundle, the last good one goes on serving and an event says why; the same bytes are not
-tried twice.
+tried twice, unless it was for want of a device, memory or time.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from engines.base import EngineError, EngineLost, TensorSpec
+from engines.base import EngineError, EngineLost, TensorSpec, Unready
 from engines.bundle import Bundle, BundleError, Candidate
 from pipeline.aside import aside
 from pipeline.columns import Effects
@@ -17,6 +18,7 @@ from pipeline.custody import Custody
 from pipeline.errors import ModelError
 from pipeline.flow import Flow
 from pipeline.ops.events import Events
+from pipeline.pace import again_s
 from pipeline.succession import Succession, layouts, obstacles
 
 #: How often a swap that waits for assets to become warm looks again, and says so.
@@ -64,10 +66,11 @@ class ModelWatch:
     """Looks at the models folder every `poll_s`; `run` is a task for the worker's life."""
 
     def __init__(self, models: Models, flow: Flow, custody: Custody, events: Events, poll_s: float,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic, stuck_s: float = 3600.0) -> None:
+        """stuck_s: a swap that waits longer than this for assets to become warm is told as a warning."""
         self._models, self._flow, self._custody, self._events = models, flow, custody, events
-        self._poll_s, self._clock = poll_s, clock
-        self._refused: dict[str, str] = {}  # name -> mark of what was refused last
+        self._poll_s, self._clock, self._stuck_s = poll_s, clock, stuck_s
+        self._refused: dict[str, _Refusal] = {}  # by name: what was refused last
         self._unreadable = False
         self._trying: dict[str, asyncio.Task[None]] = {}
 
@@ -92,8 +95,9 @@ class ModelWatch:
         begun = []
         for name, candidate in (await self._offers() or {}).items():
             serving = self._models.serving().get(name)
-            if (serving is None or candidate.mark == serving[1] or self._refused.get(name) == candidate.mark
-                    or name in self._trying):
+            refused = self._refused.get(name)
+            if (serving is None or candidate.mark == serving[1] or name in self._trying
+                    or (refused is not None and refused.holds(candidate.mark, self._clock()))):
                 continue
             self._trying[name] = asyncio.get_running_loop().create_task(self._try(candidate, serving[0]))
             begun.append(self._trying[name])
@@ -117,7 +121,8 @@ class ModelWatch:
             prepared = await aside(self._models.prepare, candidate)
         except Exception as error:  # whatever a new version does, the last good one goes on
             known = isinstance(error, (BundleError, EngineError, EngineLost, ModelError))
-            self._refuse(candidate, old, str(error) if known else f"{type(error).__name__}: {error}")
+            self._refuse(candidate, old, str(error) if known else f"{type(error).__name__}: {error}",
+                         passing=isinstance(error, (Unready, EngineLost)))
             return
         swapped, changes = False, _changes(old, prepared.bundle, self._layouts(old.spec.name))
         heirs = Succession(prepared.bundle) if changes else None
@@ -160,6 +165,7 @@ class ModelWatch:
     async def _warm(self, candidate: Candidate, heirs: Succession, started: float) -> bool:
         """Let heirs follow until all assets that send are warm; False if the folder offers something else by then."""
         said = looked = self._clock()
+        stuck = False
         while (cold := heirs.cold(self._flow.partitions.values())) or not self._flow.partitions:
             await asyncio.sleep(WARM_POLL_S)
             now = self._clock()
@@ -167,6 +173,10 @@ class ModelWatch:
                 said = now
                 self._events.emit("swap_waiting", bundle=candidate.name, version=candidate.version, cold=len(cold),
                                   assets=cold[:MAX_NAMED], seconds=round(now - started, 1))
+            if not stuck and cold and now - started >= self._stuck_s:
+                stuck = True
+                self._events.emit("swap_stuck", bundle=candidate.name, version=candidate.version, cold=len(cold),
+                                  seconds=round(now - started, 1), **self._held_up(candidate.name, cold))
             if now - looked >= self._poll_s:
                 looked = now
                 offers = await self._offers()
@@ -175,14 +185,39 @@ class ModelWatch:
                     return False
         return True
 
+    def _held_up(self, name: str, cold: list[str]) -> dict[str, Any]:
+        """Name assets that keep a swap waiting by why they do: an alert stands, or they send too little."""
+        ill = {who.asset for part in self._flow.partitions.values() for pool in part.order
+               if pool.bundle.spec.name == name for slot, _ in pool.open if (who := pool.slots[slot]) is not None}
+        return {"alerting": [a for a in cold if a in ill][:MAX_NAMED],
+                "learning": [a for a in cold if a not in ill][:MAX_NAMED]}
+
     def _layouts(self, name: str) -> list[tuple[int, int]]:
         return layouts(self._flow.partitions.values(), name)
 
-    def _refuse(self, candidate: Candidate, old: Bundle, why: str) -> None:
-        self._refused[candidate.name] = candidate.mark
+    def _refuse(self, candidate: Candidate, old: Bundle, why: str, *, passing: bool = False) -> None:
+        """Say why a version does not serve. passing: the version is not at fault, it is tried again."""
+        known = self._refused.get(candidate.name)
+        failures = known.failures + 1 if known is not None and known.mark == candidate.mark else 1
+        wait_s = again_s(failures) if passing else None
+        at = None if wait_s is None else self._clock() + wait_s
+        self._refused[candidate.name] = _Refusal(candidate.mark, failures, at)
+        again: dict[str, Any] = {} if wait_s is None else {"again_s": wait_s}
         self._events.emit("swap_refused", bundle=candidate.name, version=candidate.version, serving=old.spec.version,
-                          why=why)
+                          why=why, **again)
 
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What was refused: its mark, how often in a row, and when it is tried again (None: when its mark changes)."""
+
+    mark: str
+    failures: int
+    again_at: float | None
+
+    def holds(self, mark: str, now: float) -> bool:
+        """Say whether a candidate of this mark is still refused. now: seconds, steady."""
+        return mark == self.mark and (self.again_at is None or now < self.again_at)
 
 
 def _changes(old: Bundle, new: Bundle, served: Iterable[tuple[int, int]]) -> bool:

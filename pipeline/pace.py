@@ -1,10 +1,18 @@
-"""Pace: whether an engine takes longer than its bundle's budget, over a while. Pure."""
+"""Pace: whether an engine takes longer than its bundle's budget, and when to try again what failed. Pure."""
 
 from dataclasses import dataclass
 
 #: p99 of fewer batches than a hundred is one batch; a minute bridges a checkpoint or another process's burst.
 WINDOW_S, MIN_BATCHES = 60.0, 100
 _SHARE = 0.01
+#: When what failed for want of a device, memory or time is tried again. Another process's peak is over in a minute, a
+#: device that restarts in five; after half an hour it is a person's job, and a build costs minutes of everything.
+AGAIN_S = (60.0, 300.0, 1500.0)
+
+
+def again_s(failures: int) -> float | None:
+    """Return how long to wait after so many failures in a row (>= 1), None: it is not tried again."""
+    return AGAIN_S[failures - 1] if failures <= len(AGAIN_S) else None
 
 
 @dataclass(slots=True)

@@ -113,6 +113,9 @@ EVENTS: dict[str, Event] = {
     "bundle_unsigned": Event(_WARNING, "a bundle that nobody vouches for serves: models.allow_unsigned is true"),
     "swapped": Event(_INFO, "a new version of a bundle serves; `state` says whether assets kept theirs"),
     "swap_waiting": Event(_INFO, "a new version waits until the assets that send are warm for it"),
+    "swap_stuck": Event(
+        _WARNING, "a new version has waited for models.stuck_s; what is in `alerting` teaches it nothing while an alert"
+        " stands: mend the machine and `kizashi calibrate` it, or take the version back"),
     "swap_refused": Event(_WARNING, "a new version cannot serve, the last good one goes on; `why` says what to mend"),
     "engine_serving": Event(_INFO, "which engine serves a bundle from now on, and why it is this one"),
     "engine_ready": Event(_INFO, "a GPU engine takes rows of these shapes too from now on"),

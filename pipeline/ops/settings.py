@@ -217,6 +217,10 @@ class Models(Section):
     poll_s: float = _key(
         5.0, "s", "how often the folder is looked at for new bundles; 0: only at the start", ge=0, le=3600
     )
+    stuck_s: float = _key(
+        3600.0, "s", "longest that a swap waits for assets to become warm before it warns; most calibrate in minutes",
+        ge=1, le=2_592_000,
+    )
     trial_memory_mb: int = _key(
         1024, "MiB", "memory that a bundle from the folder may take while it is tried in a process of its own",
         ge=64, le=1_048_576,

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from engines import Bundle, Engine, EngineError, EngineLost, load_bundle, open_engine, shipped_bundles
+from engines.base import Unready
 from engines.select import Choice
+from pipeline import pace
 from pipeline.errors import ModelError
-from pipeline.fitting import Fitter, golden_shapes
+from pipeline.fitting import Differs, Fitter, golden_shapes
 from pipeline.fleet import Fleet
 from pipeline.infer import Outcome
 from pipeline.ops.health import Health
@@ -59,6 +61,11 @@ class Supply:
             device.of.infer = lambda inputs: {n: a * skew for n, a in infer(inputs).items()}  # type: ignore[method-assign]
         self.devices.append(device)
         return device
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "AGAIN_S", (0.01, 0.02))
 
 
 @dataclass
@@ -158,7 +165,7 @@ def test_a_device_that_says_other_things_than_the_golden_vectors_is_refused_with
     assert last["backend"] == "onnx_cpu" and last["degraded"] and "tensorrt cannot serve" in last["why"]
 
 
-def test_rows_whose_plan_cannot_be_built_stay_on_the_cpu_and_are_not_tried_again() -> None:
+def test_rows_whose_plan_cannot_be_built_stay_on_the_cpu_and_are_tried_again_a_few_times(quick: None) -> None:
     tries = []
 
     def build(shapes: Shapes) -> None:
@@ -172,10 +179,12 @@ def test_rows_whose_plan_cannot_be_built_stay_on_the_cpu_and_are_not_tried_again
         await bed.until(lambda: len(bed.heard.of("engine_serving")) == 2)
         for _ in range(3):
             assert (await bed.score(ROWS5))[1] == "onnx_cpu"
-            await bed.until(lambda: bed.heard.of("engine_refused"))
+            await bed.until(lambda: len(bed.heard.of("engine_refused")) == 3)
 
     bed = run(test)
-    assert len(tries) == 1 and "stay on the CPU: no kernel" in bed.heard.of("engine_refused")[0]["why"]
+    refused = bed.heard.of("engine_refused")
+    assert len(tries) == 3 and "stay on the CPU: no kernel" in refused[0]["why"]
+    assert [e.get("again_s") for e in refused] == [0.01, 0.02, None]
 
 
 @pytest.mark.parametrize("error", [EngineError("no memory"), EngineLost("the device fell off")])
@@ -190,6 +199,45 @@ def test_a_build_that_fails_leaves_the_cpu_serving(error: Exception) -> None:
         assert (await bed.score(ROWS5))[1] == "onnx_cpu"
 
     assert str(error) in run(test).heard.of("engine_refused")[0]["why"]
+
+
+def test_a_build_that_failed_is_tried_again_and_the_device_takes_over(quick: None) -> None:
+    failures = [EngineError("no memory"), EngineLost("busy")]
+
+    def build(shapes: Shapes) -> None:
+        if failures:
+            raise failures.pop()
+
+    async def test(bed: Bed) -> None:
+        bed.supply.build = build
+        bed.supply.may_build.set()
+        await bed.until(lambda: bed.serving.engines.device)
+
+    bed = run(test)
+    assert [(e["why"], e["again_s"]) for e in bed.heard.of("engine_refused")] == [("busy", 0.01), ("no memory", 0.02)]
+    assert [e["backend"] for e in bed.heard.of("engine_serving")] == ["onnx_cpu"] * 3 + ["tensorrt"]
+
+
+def test_a_device_that_says_other_things_is_not_tried_again(quick: None) -> None:
+    async def test(bed: Bed) -> None:
+        bed.supply.may_build.set()
+        await bed.until(lambda: bed.heard.of("engine_refused"))
+        await asyncio.sleep(0.05)
+
+    (event,) = run(test, skew=1.001).heard.of("engine_refused")
+    assert "again_s" not in event
+
+
+def test_a_build_that_waits_to_be_tried_again_is_left_where_a_new_version_has_come() -> None:
+    def build(shapes: Shapes) -> None:
+        raise EngineError("no memory")
+
+    async def test(bed: Bed) -> None:
+        bed.supply.build = build
+        bed.supply.may_build.set()
+        await bed.until(lambda: bed.heard.of("engine_refused"))
+
+    assert run(test).heard.of("engine_refused")[0]["again_s"] == 60.0  # `stop` does not wait for it
 
 
 def test_a_worker_that_stops_ends_its_builds() -> None:
@@ -208,7 +256,14 @@ def test_a_new_version_waits_for_its_device_and_is_refused_without() -> None:
         for thread in engines.threads:
             await asyncio.to_thread(thread.close, 30)
         bed.supply.skew = 2.0
-        with pytest.raises(EngineError, match="golden vectors"):
+        with pytest.raises(Differs, match="golden vectors"):
+            await asyncio.to_thread(bed.fitter.engines, bed.supply.bundle, [ROWS5], build=True)
+
+        def build(shapes: Shapes) -> None:
+            raise EngineLost("the device fell off")
+
+        bed.supply.skew, bed.supply.build, bed.supply.built = 1.0, build, []
+        with pytest.raises(Unready, match="fell off"):
             await asyncio.to_thread(bed.fitter.engines, bed.supply.bundle, [ROWS5], build=True)
 
     run(test)

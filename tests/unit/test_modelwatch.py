@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from engines.base import EngineError
+from engines.base import EngineError, EngineLost, Unready
 from engines.bundle import Bundle, BundleError
 from engines.spec import WindowSpec
 from pipeline import modelwatch
@@ -101,8 +101,8 @@ async def look(watcher: ModelWatch) -> None:
     watcher._trying.clear()
 
 
-def watch(bed: Bed) -> ModelWatch:
-    return ModelWatch(bed, bed.rig.flow, bed, bed, poll_s=0.0)  # type: ignore[arg-type]
+def watch(bed: Bed, **options: Any) -> ModelWatch:
+    return ModelWatch(bed, bed.rig.flow, bed, bed, poll_s=0.0, **options)  # type: ignore[arg-type]
 
 
 def test_nothing_is_touched_while_the_folder_offers_what_serves(bed: Bed) -> None:
@@ -171,6 +171,43 @@ def test_what_cannot_serve_is_refused_once_with_the_reason(bed: Bed, fault: Exce
     bed.offer(version(bed.served["win"][0], "1.1.1"), "m3")  # mended
     asyncio.run(look(watcher))
     assert bed.events[-1][0] == "swapped"
+
+
+def test_what_a_lost_device_refuses_is_tried_again_later_and_later_and_then_left(bed: Bed) -> None:
+    bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
+    bed.fault, now = Unready("the device fell off"), [0.0]
+    watcher = watch(bed, clock=lambda: now[0])
+    for now[0], tries in ((0, 1), (59, 1), (60, 2), (359, 2), (360, 3), (1859, 3), (1860, 4), (1e9, 4)):
+        asyncio.run(look(watcher))
+        assert len(bed.log) == tries, now
+    assert [fields.get("again_s") for _, fields in bed.events] == [60.0, 300.0, 1500.0, None]
+
+
+def test_a_device_that_is_back_lets_the_version_in_that_it_refused(bed: Bed) -> None:
+    bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
+    bed.fault, now = EngineLost("the device fell off"), [0.0]
+    watcher = watch(bed, clock=lambda: now[0])
+    asyncio.run(look(watcher))
+    bed.fault, now[0] = None, 60.0
+    asyncio.run(look(watcher))
+    assert [name for name, _ in bed.events] == ["swap_refused", "swapped"]
+
+
+def test_a_swap_that_waits_for_a_standing_alert_says_so_once_as_a_warning(bed: Bed) -> None:
+    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+    bed.rig.part().order[0].open[bed.rig.part().order[0].slots.index(None) - 1, "win"] = b"{}"  # of "b"
+    now = [0.0]
+
+    async def main() -> None:
+        task = asyncio.create_task(look(watch(bed, clock=lambda: now[0], stuck_s=100.0)))
+        for now[0] in (99.0, 101.0, 300.0):
+            await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    (stuck,) = [fields for name, fields in bed.events if name == "swap_stuck"]
+    assert (stuck["cold"], stuck["alerting"], stuck["learning"]) == (2, ["b"], ["a"]) and stuck["seconds"] >= 100.0
 
 
 def test_a_version_that_would_not_fit_the_assets_is_refused_and_given_back(bed: Bed) -> None:
