@@ -4,9 +4,11 @@ For models whose graph gives `features` instead of a finished score. Rows come i
 after the engine. Bit for bit the same for any cut of the stream into batches: rows of one asset go one after the other,
 rows of different assets share only elementwise operations.
 
-score = max or rms over features of |moving mean of (feature - centre) / scale|, over the limit. Centre and scale are
+score = max or rms over features of |moving mean of (feature - centre) / scale|, over the limit. Centre and spread are
 median and MAD of the first rows: a few odd rows in a calibration move neither. Each block of those rows is also
-judged by a fit without it, and the limit is the tail of a gamma distribution of these values, never their maximum.
+standardised by a fit without it. How much the moving means of these values vary is what makes a spread a scale (what
+wanders while it is healthy, or rows of windows that overlap, has a wider one), and the limit is the tail of a gamma
+distribution of their combination, never their maximum.
 """
 
 from collections.abc import Sequence
@@ -153,6 +155,9 @@ def warm(pool: Pool, slot: int) -> bool:
 def learn(rows: F64, spec: BaselineSpec, channels: int = 1) -> Learnt:
     """Learn what is normal from `rows` (N, F), finite, oldest first, logarithms taken.
 
+    A moving mean, standardised, varies by 1 when healthy, and at least as much as of independent rows: what is below
+    that was an estimate's luck.
+
     channels: of the asset, if the spec has its features per channel. Takes 17 ms for 400 rows of 24 features.
     """
     rows = np.array(rows, np.float64, order="C")  # one layout for every caller: the order of NumPy's sums follows it
@@ -162,18 +167,23 @@ def learn(rows: F64, spec: BaselineSpec, channels: int = 1) -> Learnt:
     live &= (spread > 0.0) & np.isfinite(spread)
     scale = np.where(live, np.maximum(spread, floor), 1.0)
     kept, reason = _choose(spec, channels, rows, live)
-    ewma = _smoothed((rows - center) / scale, spec)[-1]
-    if not kept.any():
-        return Learnt(center, scale, kept, 1.0, ewma, reason)
-    part = rows[:, kept]
-    held_out = _held_out(spec, part, np.maximum(floor[kept], np.finfo(float).tiny), kept)
-    tail = float(np.sqrt(gamma_tail(held_out[_settled(spec)] ** 2, spec.exceedance)))
-    limit = max(tail, _least_limit(spec, int(kept.sum())))
-    gain = np.sqrt(spec.smoothing / (2.0 - spec.smoothing))
-    if not reason and limit > spec.fleet_limit * gain:
-        reason = (f"its limit is {limit / gain:.1f} standard deviations of a smoothed feature, the fleet's are below "
-                  f"{spec.fleet_limit:g}: it was not steady, or not healthy")
-    return Learnt(center, scale, kept, limit, ewma, reason or _moved(spec, part, floor[kept]))
+    limit = 1.0
+    if kept.any():
+        part, low = rows[:, kept], np.maximum(floor[kept], np.finfo(float).tiny)
+        held_out = _held_out(spec, part, low)
+        white = float(np.sqrt(spec.smoothing / (2.0 - spec.smoothing)))
+        gain = np.maximum(np.sqrt((held_out**2).mean(axis=0)), white)
+        scale[kept] *= gain
+        own = np.zeros((len(held_out), len(kept)))
+        own[:, kept] = held_out / gain
+        combined = _combined(spec, _faulty(spec, own), np.broadcast_to(kept, own.shape))
+        limit = max(float(np.sqrt(gamma_tail(combined**2, spec.exceedance))), _least_limit(spec, int(kept.sum())))
+        wide = limit * float(gain.max()) / white
+        if not reason and wide > spec.fleet_limit:
+            reason = (f"its limit is {wide:.1f} standard deviations of independent rows, the fleet's are below "
+                      f"{spec.fleet_limit:g}: it was not steady, or not healthy")
+        reason = reason or _moved(spec, part, low)
+    return Learnt(center, scale, kept, limit, _smoothed((rows - center) / scale, spec)[-1], reason)
 
 
 def _collect(pool: Pool, spec: BaselineSpec, slot: int, x: F64) -> str | None:
@@ -277,23 +287,21 @@ def _settled(spec: BaselineSpec) -> slice:
     return slice(min(int(2.0 / spec.smoothing) - 1, spec.rows // 2), None)
 
 
-def _held_out(spec: BaselineSpec, rows: F64, floor: F64, kept: Bool) -> F64:
-    """Return the combined value of every row (N,) by a fit without the block of that row."""
+def _held_out(spec: BaselineSpec, rows: F64, floor: F64) -> F64:
+    """Return the moving means of the settled rows (n, F), each standardised by a fit without the block of its row."""
     block = np.arange(len(rows)) * spec.folds // len(rows)
     fits = [_fit(rows[block != fold]) for fold in range(spec.folds)]
     z = np.stack([(rows - c) / np.maximum(s, floor) for c, s in fits], axis=1)  # (N, folds, F)
-    own = np.zeros((len(rows), len(kept)))
-    own[:, kept] = _smoothed(z, spec)[np.arange(len(rows)), block]
-    return _combined(spec, _faulty(spec, own), np.broadcast_to(kept, own.shape))
+    own: F64 = _smoothed(z, spec)[np.arange(len(rows)), block][_settled(spec)]
+    return own
 
 
 def _least_limit(spec: BaselineSpec, count: int) -> float:
     """Return the limit that `count` independent normal features have: what is below it was an estimate's luck."""
-    gain = float(np.sqrt(spec.smoothing / (2.0 - spec.smoothing)))
     if spec.combine == "max":
-        return gain * NormalDist().inv_cdf(1.0 - spec.exceedance / (2.0 * count))
-    return gain * float(np.sqrt(gamma_tail(np.array([1.0 - (2.0 / count) ** 0.5, 1.0 + (2.0 / count) ** 0.5]),
-                                           spec.exceedance)))
+        return NormalDist().inv_cdf(1.0 - spec.exceedance / (2.0 * count))
+    spread = (2.0 / count) ** 0.5  # a mean square of `count` has mean 1 and this standard deviation
+    return float(np.sqrt(gamma_tail(np.array([1.0 - spread, 1.0 + spread]), spec.exceedance)))
 
 
 def _moved(spec: BaselineSpec, rows: F64, floor: F64) -> str:
