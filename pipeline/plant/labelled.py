@@ -1,8 +1,4 @@
-"""Labelled experiments: causal scores and alarms per row of CSV files, and how they compare with the files' labels.
-
-SKAB's protocol: of each file the first 400 rows are for calibration, the rest is scored, pooled over the files:
-F1 = TP / (TP + (FP + FN) / 2), FAR = FP / (FP + TN), MAR = FN / (FN + TP).
-"""
+"""Labelled experiments: causal scores and alarms per row of CSV files, one asset a file, and the files' labels."""
 
 import csv
 import gzip
@@ -21,7 +17,6 @@ from pipeline.plant.source import Retired
 from schemas import Assessment, AssetBirth
 
 Item = AssetBirth | Retired | Poll
-TRAIN_ROWS = 400
 LABEL = "anomaly"
 
 
@@ -40,25 +35,25 @@ def stem(path: Path) -> str:
 
 @dataclass(slots=True)
 class Experiment:
-    """One file. times: as written in it. score: relative to the limit. alarm, label: 0 or 1; label None without labels.
+    """One file. times: as written in it; seconds: the same, Unix. score: relative to the limit. alarm: 0 or 1.
 
-    Rows that the flow gave no score (calibration) have score 0 and alarm 0.
+    label: 0 or 1, None without labels. Rows that the flow gave no score (calibration) have score 0 and alarm 0.
     """
 
     path: Path
     times: list[str]
-    label: Array | None
+    seconds: Array
+    label: Array | None = None
     score: Array = field(init=False)
     alarm: Array = field(init=False)
 
     def __post_init__(self) -> None:
         self.score, self.alarm = np.zeros(len(self.times)), np.zeros(len(self.times), np.int8)
 
-    def confusion(self) -> tuple[int, int, int, int]:
-        """Return TP, FP, FN, TN over the rows after the calibration part."""
-        assert self.label is not None
-        y, a = self.label[TRAIN_ROWS:] == 1, self.alarm[TRAIN_ROWS:] == 1
-        return int((y & a).sum()), int((~y & a).sum()), int((y & ~a).sum()), int((~y & ~a).sum())
+    @property
+    def name(self) -> str:
+        """FOLDER/NUMBER."""
+        return f"{self.path.parent.name}/{stem(self.path)}"
 
     def write(self, path: Path) -> None:
         """Write datetime, score, alarm: one line a row, in the order of the file."""
@@ -73,18 +68,45 @@ class Experiment:
 
 
 def read_experiment(path: Path, csv_map: CsvMap) -> Experiment:
-    """Read the times and, where the file has them, the labels; the values go another way, through the flow."""
+    """Read the times; the values go another way, through the flow. Raises InputError."""
+    clock = csv_map.clock()
+    times = [row[csv_map.time.column] for row in _rows(path, csv_map)]
+    try:
+        seconds = np.array([clock(time.strip()) for time in times], np.float64) / 1e9
+    except ValueError as error:
+        raise InputError(f"{path}: {error} in column {csv_map.time.column}") from error
+    return Experiment(path, times, seconds)
+
+
+def read_labels(experiment: Experiment, csv_map: CsvMap) -> None:
+    """Give an experiment its labels, if its file has them: after the predictions, which must not depend on them."""
+    cells = [row.get(LABEL) for row in _rows(experiment.path, csv_map)]
+    if None in cells or not cells:
+        return
+    try:
+        experiment.label = np.array([float(cell or "") for cell in cells]).astype(np.int8)
+    except ValueError as error:
+        raise InputError(f"{experiment.path}: column {LABEL}: {error}") from error
+
+
+def foreign(path: Path, csv_map: CsvMap) -> str:
+    """Say what keeps a file from being one of this map, by its header; "" if nothing does."""
     with _open(path, csv_map.encoding) as f:
-        table = csv.DictReader(f, delimiter=csv_map.separator)
-        rows = [(r[csv_map.time.column], r.get(LABEL)) for r in table]
-        labelled = LABEL in (table.fieldnames or ())
-    label = None
-    if labelled:
         try:
-            label = np.array([float(cell or "") for _, cell in rows]).astype(np.int8)
-        except ValueError as error:
-            raise InputError(f"{path}: column {LABEL}: {error}") from error
-    return Experiment(path, [time for time, _ in rows], label)
+            header = next(csv.reader(f, delimiter=csv_map.separator), [])
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+    names = {name.strip().removeprefix("\ufeff") for name in header}
+    missing = [c for c in (csv_map.time.column, *(c.column for c in csv_map.channel)) if c not in names]
+    return f"has no column {missing[0]!r}" if missing else ""
+
+
+def _rows(path: Path, csv_map: CsvMap) -> Iterator[dict[str, str]]:
+    with _open(path, csv_map.encoding) as f:
+        try:
+            yield from csv.DictReader(f, delimiter=csv_map.separator)
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def _open(path: Path, encoding: str) -> TextIO:
@@ -123,25 +145,3 @@ class Attribution:
         if files != len(self._by_asset):
             raise InputError(f"{files} files with rows became {len(self._by_asset)} assets; each needs a name of its "
                              "own (is 0.csv beside 0.csv.gz?)")
-
-
-def table_of(experiments: list[Experiment]) -> Iterator[str]:
-    """Yield a table for people: per file what was found, then the pooled figures over all labelled files."""
-    yield f"{'file':<28} {'rows':>6} {'alarms':>7} {'F1':>6} {'FAR %':>6} {'MAR %':>6}"
-    total = np.zeros(4, int)
-    for e in experiments:
-        alarms = int((np.diff(e.alarm, prepend=0) == 1).sum())
-        name = f"{e.path.parent.name}/{stem(e.path)}"
-        figures = ""
-        if e.label is not None:
-            counts = e.confusion()
-            total += counts
-            figures = _figures(*counts)
-        yield f"{name:<28} {len(e.times):>6} {alarms:>7} {figures}".rstrip()
-    if total.any():
-        yield f"{'all labelled files, pooled':<28} {int(total.sum()):>6} {'':>7} {_figures(*total.tolist())}"
-
-
-def _figures(tp: int, fp: int, fn: int, tn: int) -> str:
-    f1, far, mar = tp / max(tp + (fp + fn) / 2, 1e-9), 100 * fp / max(fp + tn, 1), 100 * fn / max(fn + tp, 1)
-    return f"{f1:>6.3f} {far:>6.1f} {mar:>6.1f}"

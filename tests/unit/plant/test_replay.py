@@ -1,24 +1,19 @@
-"""Replay and evaluation: the worker's flow over files, the same bytes every time, and causal."""
+"""Replay: the worker's flow over files, the same bytes every time."""
 
 import csv
 import io
 import json
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.cli.main import main
 from pipeline.columns import Effects
-from pipeline.errors import InputError, ModelError
+from pipeline.errors import ModelError
 from pipeline.ops.settings import Route, Settings
 from pipeline.plant.capture import CaptureWriter, Record
-from pipeline.plant.csvmap import load_map
 from pipeline.plant.faults import Fault
-from pipeline.plant.labelled import Attribution, read_experiment
 from pipeline.plant.replay import Replay
 from pipeline.plant.simulator import Plant
 from pipeline.plant.source import Source
@@ -147,87 +142,3 @@ def test_replay_ends_with_the_model_exit_code_when_a_bundle_is_absent(capture: P
 def test_replay_of_csv_asks_for_the_map(tmp_path: Path) -> None:
     code, _, err = kizashi("replay", tmp_path / "0.csv", "--out", tmp_path)
     assert code == 5 and "--map" in err
-
-
-# -- evaluation
-
-
-def a_rig(folder: Path, rows: int = 700, fault_at: int | None = 550, labels: bool = True, shift: float = 0.0) -> Path:
-    """Write an experiment of SKAB's layout; from row `fault_at` on the first accelerometer is 6 deviations off."""
-    random = np.random.default_rng(4)
-    values = random.normal(1.0, 0.1, (rows, 8))
-    values[:, 3] += shift
-    label = np.zeros(rows)
-    if fault_at is not None:
-        values[fault_at:, 0] += 0.6
-        label[fault_at:] = 1
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.open("w") as f:
-        f.write(f"datetime;{SKAB_COLUMNS}" + (";anomaly;changepoint\n" if labels else "\n"))
-        for i, row in enumerate(values):
-            cells = [f"2026-01-01 00:{i // 60:02d}:{i % 60:02d}", *(f"{v:.6f}" for v in row)]
-            f.write(";".join(cells + ([f"{label[i]:.1f}", "0.0"] if labels else [])) + "\n")
-    return folder
-
-
-def table(path: Path) -> tuple[list[str], list[float], list[int]]:
-    with path.open(newline="") as f:
-        rows = list(csv.DictReader(f))
-    assert list(rows[0]) == ["datetime", "score", "alarm"]
-    return [r["datetime"] for r in rows], [float(r["score"]) for r in rows], [int(r["alarm"]) for r in rows]
-
-
-def test_evaluate_writes_a_line_for_every_row_in_the_layout_of_the_data(tmp_path: Path) -> None:
-    a_rig(tmp_path / "data" / "valve1" / "0.csv")
-    a_rig(tmp_path / "data" / "other" / "12.csv", rows=300, fault_at=None)
-    a_rig(tmp_path / "data" / "anomaly-free" / "anomaly-free.csv", fault_at=None, labels=False)
-    code, out, err = kizashi("evaluate", "skab", "--data", tmp_path / "data", "--out", tmp_path / "out")
-    assert (code, err) == (0, "")
-    times, scores, alarms = table(tmp_path / "out" / "valve1" / "0.csv")
-    assert len(times) == 700 and times[61] == "2026-01-01 00:01:01"
-    assert scores[:400] == [0.0] * 400 and sum(alarms[:550]) == 0
-    assert max(scores[400:550]) < 1.0 < min(scores[570:])
-    assert alarms[570:] == [1] * 130
-    assert table(tmp_path / "out" / "other" / "12.csv")[1] == [0.0] * 300  # never calibrated
-    assert len(table(tmp_path / "out" / "anomaly-free" / "anomaly-free.csv")[0]) == 700
-    assert "valve1/0" in out and "all labelled files, pooled" in out
-
-
-def test_evaluate_is_causal_and_judges_each_file_by_itself(tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    a_rig(whole / "valve1" / "0.csv")
-    a_rig(whole / "valve2" / "3.csv", shift=40.0)
-    text = (whole / "valve1" / "0.csv").read_text().splitlines(keepends=True)
-    (cut / "valve1").mkdir(parents=True)
-    (cut / "valve1" / "0.csv").write_text("".join(text[:561]))  # the header and 560 rows
-    for data in (whole, cut):
-        assert kizashi("evaluate", "skab", "--data", data, "--out", data / "out")[0] == 0
-    longer, shorter = table(whole / "out" / "valve1" / "0.csv"), table(cut / "out" / "valve1" / "0.csv")
-    assert [column[:560] for column in longer] == list(shorter)
-
-
-def test_evaluate_refuses_a_folder_without_files(tmp_path: Path) -> None:
-    code, _, err = kizashi("evaluate", "skab", "--data", tmp_path, "--out", tmp_path / "out")
-    assert code == 5 and "holds no FOLDER/NUMBER.csv" in err
-
-
-@pytest.mark.skipif(not SKAB_DATA.exists(), reason=f"SKAB's files are not at {SKAB_DATA}")
-def test_evaluate_skab_meets_the_bar_and_the_data_sets_own_judge_agrees(tmp_path: Path) -> None:
-    code, out, err = kizashi("evaluate", "skab", "--data", SKAB_DATA, "--out", tmp_path)
-    assert (code, err) == (0, "")
-    ours = [float(x) for x in out.split("pooled")[1].split()[1:4]]
-    judge = SKAB_DATA.parents[1] / "eval" / "eval_skab.py"
-    command = [sys.executable, str(judge), "--data", str(SKAB_DATA), "--pred", str(tmp_path)]
-    theirs = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
-    assert theirs["notes"] == []
-    assert ours == [round(theirs["F1"], 3), round(theirs["FAR"], 1), round(theirs["MAR"], 1)]
-    assert theirs["F1"] >= 0.80 and theirs["FAR"] <= 22 and theirs["MAR"] <= 22
-
-
-def test_two_files_of_one_asset_cannot_be_evaluated(tmp_path: Path) -> None:
-    a_rig(tmp_path / "valve1" / "0.csv", rows=20)
-    csv_map, path = load_map(Path("skab")), tmp_path / "valve1" / "0.csv"
-    attribution = Attribution([read_experiment(path, csv_map) for _ in range(2)], 1)
-    list(attribution.watch(Source((path, path), csv_map)))
-    with pytest.raises(InputError, match="2 files with rows became 1 assets"):
-        attribution.finish()

@@ -1,0 +1,211 @@
+"""Evaluation of SKAB: causal, by no label, one line a row; folders left out. The files here are made up."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import load_bundle, shipped_bundles
+from pipeline.cli.main import main
+from pipeline.errors import InputError
+from pipeline.ops.settings import Settings
+from pipeline.plant.csvmap import load_map
+from pipeline.plant.evaluate import Options
+from pipeline.plant.evaluate.detection import compare, intervals, pooled
+from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged
+from pipeline.plant.evaluate.skabcv import alarms, chart, values_of
+from pipeline.plant.labelled import Attribution, read_experiment
+from pipeline.plant.source import Source
+
+SKAB_DATA = Path(__file__).resolve().parents[5] / "shared" / "data" / "skab"
+SKAB_COLUMNS = (
+    "Accelerometer1RMS;Accelerometer2RMS;Current;Pressure;Temperature;Thermocouple;Voltage;Volume Flow RateRMS"
+)
+
+
+def kizashi(*args: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(a) for a in args])
+    return code, out.getvalue(), err.getvalue()
+
+
+def a_rig(folder: Path, rows: int = 700, fault_at: int | None = 550, labels: bool = True, shift: float = 0.0) -> Path:
+    """Write an experiment of SKAB's layout; from row `fault_at` on the first accelerometer is 6 deviations off."""
+    random = np.random.default_rng(4)
+    values = random.normal(1.0, 0.1, (rows, 8))
+    values[:, 3] += shift
+    label = np.zeros(rows)
+    if fault_at is not None:
+        values[fault_at:, 0] += 0.6
+        label[fault_at:] = 1
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.open("w") as f:
+        f.write(f"datetime;{SKAB_COLUMNS}" + (";anomaly;changepoint\n" if labels else "\n"))
+        for i, row in enumerate(values):
+            cells = [f"2026-01-01 00:{i // 60:02d}:{i % 60:02d}", *(f"{v:.6f}" for v in row)]
+            f.write(";".join(cells + ([f"{label[i]:.1f}", "0.0"] if labels else [])) + "\n")
+    return folder
+
+
+def table(path: Path) -> tuple[list[str], list[float], list[int]]:
+    with path.open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert list(rows[0]) == ["datetime", "score", "alarm"]
+    return [r["datetime"] for r in rows], [float(r["score"]) for r in rows], [int(r["alarm"]) for r in rows]
+
+
+def test_evaluate_writes_a_line_for_every_row_in_the_layout_of_the_data(tmp_path: Path) -> None:
+    a_rig(tmp_path / "data" / "valve1" / "0.csv")
+    a_rig(tmp_path / "data" / "other" / "12.csv", rows=300, fault_at=None)
+    a_rig(tmp_path / "data" / "anomaly-free" / "anomaly-free.csv", fault_at=None, labels=False)
+    code, out, err = kizashi("evaluate", "skab", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    times, scores, alarms = table(tmp_path / "out" / "valve1" / "0.csv")
+    assert len(times) == 700 and times[61] == "2026-01-01 00:01:01"
+    assert scores[:400] == [0.0] * 400 and sum(alarms[:550]) == 0
+    assert max(scores[400:550]) < 1.0 < min(scores[570:])
+    assert alarms[570:] == [1] * 130
+    assert table(tmp_path / "out" / "other" / "12.csv")[1] == [0.0] * 300  # never calibrated
+    assert len(table(tmp_path / "out" / "anomaly-free" / "anomaly-free.csv")[0]) == 700
+    assert "valve1/0" in out and "all labelled files, pooled" in out
+
+
+def test_evaluate_is_causal_and_judges_each_file_by_itself(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    a_rig(whole / "valve1" / "0.csv")
+    a_rig(whole / "valve2" / "3.csv", shift=40.0)
+    text = (whole / "valve1" / "0.csv").read_text().splitlines(keepends=True)
+    (cut / "valve1").mkdir(parents=True)
+    (cut / "valve1" / "0.csv").write_text("".join(text[:561]))  # the header and 560 rows
+    for data in (whole, cut):
+        assert kizashi("evaluate", "skab", "--data", data, "--out", data / "out")[0] == 0
+    longer, shorter = table(whole / "out" / "valve1" / "0.csv"), table(cut / "out" / "valve1" / "0.csv")
+    assert [column[:560] for column in longer] == list(shorter)
+
+
+def test_evaluate_refuses_a_folder_without_files(tmp_path: Path) -> None:
+    code, _, err = kizashi("evaluate", "skab", "--data", tmp_path, "--out", tmp_path / "out")
+    assert code == 5 and "holds no FOLDER/NUMBER.csv" in err
+
+
+@pytest.mark.skipif(not SKAB_DATA.exists(), reason=f"SKAB's files are not at {SKAB_DATA}")
+def test_evaluate_skab_meets_the_bar_and_the_data_sets_own_judge_agrees(tmp_path: Path) -> None:
+    code, out, err = kizashi("evaluate", "skab", "--data", SKAB_DATA, "--out", tmp_path)
+    assert (code, err) == (0, "")
+    ours = [float(cell.split()[0]) for cell in out.split("files, pooled")[1].split("]")[:3]]
+    judge = SKAB_DATA.parents[1] / "eval" / "eval_skab.py"
+    command = [sys.executable, str(judge), "--data", str(SKAB_DATA), "--pred", str(tmp_path)]
+    theirs = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert theirs["notes"] == []
+    assert ours == [round(theirs["F1"], 3), round(theirs["FAR"], 1), round(theirs["MAR"], 1)]
+    assert theirs["F1"] >= 0.80 and theirs["FAR"] <= 22 and theirs["MAR"] <= 22
+
+
+def test_two_files_of_one_asset_cannot_be_evaluated(tmp_path: Path) -> None:
+    a_rig(tmp_path / "valve1" / "0.csv", rows=20)
+    csv_map, path = load_map(Path("skab")), tmp_path / "valve1" / "0.csv"
+    attribution = Attribution([read_experiment(path, csv_map) for _ in range(2)], 1)
+    list(attribution.watch(Source((path, path), csv_map)))
+    with pytest.raises(InputError, match="2 files with rows became 1 assets"):
+        attribution.finish()
+
+
+def write_set(folder: Path, **how: bool) -> Path:
+    for k, name in enumerate(("valve1/0", "valve1/1", "valve2/0", "other/3")):
+        a_rig(folder / f"{name}.csv", rows=640, fault_at=520 + 10 * k, **how)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.csv"))}
+
+
+def test_predictions_are_the_same_without_labels_and_the_table_says_that_nothing_was_scored(tmp_path: Path) -> None:
+    write_set(tmp_path / "with"), write_set(tmp_path / "without", labels=False)
+    said = {}
+    for kind in ("with", "without"):
+        code, said[kind], _ = kizashi("evaluate", "skab", "--data", tmp_path / kind, "--out", tmp_path / f"{kind}.out")
+        assert code == 0
+    assert files_of(tmp_path / "with.out") == files_of(tmp_path / "without.out")
+    assert "no file carries labels" in said["without"] and "no file carries labels" not in said["with"]
+
+
+def test_report_shows_truth_limit_and_alarm_and_is_the_same_each_time(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "data")
+    pages = []
+    for _ in range(2):
+        assert kizashi("evaluate", "skab", "--data", data, "--out", tmp_path / "out")[0] == 0
+        pages.append((tmp_path / "out" / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+    page = pages[0].decode()
+    assert page.count("<figcaption>valve1/0</figcaption>") == 1
+    assert "true anomaly" in page and 'class="alarm"' in page and "always on" in page and "http" not in page
+
+
+def test_files_of_another_kind_are_left_out_and_named(tmp_path: Path) -> None:
+    write_set(tmp_path / "data")
+    (tmp_path / "data" / "notes").mkdir()
+    (tmp_path / "data" / "notes" / "1.csv").write_text("who,what\nme,hello\n")
+    code, out, _ = kizashi("evaluate", "skab", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert code == 0 and "left out, no file of SKAB: notes/1.csv has no column 'datetime'" in out
+    assert not (tmp_path / "out" / "notes").exists()
+
+
+def test_one_folder_left_out_is_scored_by_what_was_chosen_on_the_others(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "data")
+    command = ("evaluate", "skab", "--protocol", "cv", "--data", data, "--out", tmp_path / "out")
+    code, out, err = kizashi(*command)
+    assert (code, err) == (0, "")
+    chosen = out.split("What was chosen")[1]
+    assert "leave one folder out" in out and "108 choices" in out
+    before = [line for line in chosen.splitlines() if line.startswith("  other ")]
+    # what is in the folder left out has no say in the choice
+    text = (data / "other" / "3.csv").read_text()
+    (data / "other" / "3.csv").write_text(text.replace(";1.0;", ";0.0;"))
+    again = kizashi(*command)[1].split("What was chosen")[1]
+    assert [line for line in again.splitlines() if line.startswith("  other ")] == before
+
+
+def test_folders_cannot_be_left_out_without_labels_or_with_one_folder(tmp_path: Path) -> None:
+    a_rig(tmp_path / "data" / "valve1" / "0.csv")
+    code, _, err = kizashi("evaluate", "skab", "--protocol", "cv", "--data", tmp_path / "data", "--out", tmp_path)
+    assert code == 5 and "two folders or more" in err
+
+
+def test_arrays_that_the_choice_looks_at_are_what_the_flow_says(tmp_path: Path) -> None:
+    path, csv_map = a_rig(tmp_path / "valve1" / "0.csv"), load_map(Path("skab"))
+    (flow,) = judged([path], csv_map, Settings(), Options())
+    spec = load_bundle(shipped_bundles()["anomaly-mewma"]).spec
+    assert spec.mewma is not None
+    score = chart(*values_of(path, csv_map), spec.mewma)
+    np.testing.assert_allclose(score, flow.score[TRAIN_ROWS:], rtol=1e-5, atol=1e-6)
+    assert alarms(score, spec.judge).tolist() == (flow.alarm[TRAIN_ROWS:] == 1).tolist()
+
+
+def test_comparison_counts_rows_episodes_delays_and_overruns() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1], bool)
+    alarm = np.array([0, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0], bool)
+    found = compare(np.arange(12.0) * 2, truth, alarm)
+    assert found.rows == (2, 2, 4, 4)
+    assert found.episodes == 1 and found.normal_s == 12.0
+    assert found.delays[0] == 4.0 and np.isnan(found.delays[1]) and found.clears == (2.0,)
+    figures = pooled([found, found])
+    assert (figures.found, figures.anomalies, figures.f1) == (2, 4, pytest.approx(2 / 5))
+    assert figures.per_hour == pytest.approx(2 / (24 / 3600))
+    f1, far, mar, per_hour = intervals([found, found])
+    assert (f1.value, far.value, mar.value) == (figures.f1, figures.far, figures.mar) == (f1.low, far.low, mar.low)
+    assert per_hour.high == pytest.approx(figures.per_hour)
+
+
+def test_always_on_and_always_off_are_what_they_are() -> None:
+    truth = np.arange(100) % 10 < 5
+    on, off = (pooled([compare(np.arange(100.0), truth, np.full(100, said))]) for said in (True, False))
+    assert (on.far, on.mar, on.f1) == (100.0, 0.0, pytest.approx(2 / 3))
+    assert (off.far, off.mar, off.f1, off.found) == (0.0, 100.0, 0.0, 0)
