@@ -15,27 +15,19 @@ import msgspec
 from engines import golden as golden_vectors
 from engines import manifest as manifests
 from engines import trust as trusts
+from engines.answerspec import OutputSpec
 from engines.archive import GOLDEN, LIMITS, MANIFEST, MODEL, PASSPORT, SIGNATURE, read_files, read_manifest
 from engines.golden import Golden
+from engines.kindspec import EwmaSpec, MewmaSpec, WindowSpec
 from engines.manifest import Manifest
-from engines.spec import (
-    BudgetSpec,
-    BundleError,
-    Card,
-    JudgeSpec,
-    MatchSpec,
-    MewmaSpec,
-    ModelSpec,
-    OutputSpec,
-    WindowSpec,
-    read_spec,
-)
+from engines.spec import BudgetSpec, BundleError, Card, JudgeSpec, MatchSpec, ModelSpec, read_spec
 from engines.trust import Trust, TrustPolicy
 from engines.wire import ModelFacts, TensorFacts, read_model
 
 __all__ = [
-    "SHIPPED", "BudgetSpec", "Bundle", "BundleError", "Candidate", "Card", "JudgeSpec", "MatchSpec", "MewmaSpec",
-    "ModelSpec", "OutputSpec", "Trust", "TrustPolicy", "WindowSpec", "available", "load_bundle", "shipped_bundles",
+    "SHIPPED", "BudgetSpec", "Bundle", "BundleError", "Candidate", "Card", "EwmaSpec", "JudgeSpec", "MatchSpec",
+    "MewmaSpec", "ModelSpec", "OutputSpec", "Trust", "TrustPolicy", "WindowSpec", "available", "load_bundle",
+    "shipped_bundles",
 ]  # fmt: skip
 
 MAX_MODEL_BYTES = LIMITS[MODEL]
@@ -68,7 +60,9 @@ class Bundle:
         Two bundles with the same hash can take over each other's state: weights, threshold, judge, card and
         version are not in it; the inputs, the window or recursion and the calibration recipe are.
         """
-        shape = (STATE_LAYOUT, self.spec.kind, self.spec.window, self.spec.mewma, channels, samples_per_frame)
+        spec = self.spec
+        shape = (STATE_LAYOUT, spec.kind, spec.window, spec.mewma, channels, samples_per_frame,
+                 *((spec.ewma, spec.match.channels) if spec.ewma else ()))  # older kinds keep the names that they had
         return hashlib.sha256(msgspec.json.encode(shape, order="deterministic")).hexdigest()[:12]
 
 
@@ -178,8 +172,8 @@ def _model_misfits(spec: ModelSpec, facts: ModelFacts, size: int) -> list[str]:
         found.append(f"kind {spec.kind!r} feeds {wanted} after the batch, {MODEL} has "
                      f"{', '.join(f'{t.name}{list(t.dims[1:])}' for t in facts.inputs) or 'no inputs'}")
     outputs = {tensor.name: tensor for tensor in facts.outputs}
-    for key, name in (("score", spec.outputs.score), ("contributions", spec.outputs.contributions)):
-        if name is not None and name not in outputs:
+    for key, name in spec.outputs.names():
+        if name not in outputs:
             found.append(f"outputs.{key} = {name!r} is none of {MODEL}, which has {', '.join(outputs)}")
     found += [f"golden.tolerance: {name!r} is no output of {MODEL}, which has {', '.join(outputs)}"
               for name in spec.golden.tolerance if name not in outputs]

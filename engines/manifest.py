@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engines.archive import GOLDEN, MANIFEST, MODEL, PASSPORT, SIGNATURE
-from engines.spec import Name, Version
+from engines.fields import Name, Version
 
 #: What every bundle has; the manifest names exactly these.
 FILES = (GOLDEN, MODEL, PASSPORT)

@@ -4,23 +4,16 @@ Every key is checked and every fault is named, not only the first. Nothing here 
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
-# A chart's calibration must span its memory (1 / smoothing samples) this often, or its limit is a guess.
-_MIN_MEMORIES = 20
-
-# `(?!\n)` because Python's `$` also matches before a newline at the end.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}(?!\n)$")]
-Version = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(?!\n)$")]
-Text = Annotated[str, Meta(min_length=1, max_length=4096)]
-Hashes = Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}( [0-9a-f]{8,64})*(?!\n)$", max_length=4096)]
-Fraction = Annotated[float, Meta(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Meta(gt=0.0, le=1e9)]
+from engines.answerspec import OutputSpec
+from engines.fields import ChannelName, Fraction, Hashes, Name, Positive, Text, Version
+from engines.kindspec import EwmaSpec, MewmaSpec, WindowSpec
 
 
 class BundleError(ValueError):
@@ -29,48 +22,6 @@ class BundleError(ValueError):
     def __init__(self, path: Path, faults: list[str]) -> None:
         super().__init__(f"bundle {path}: " + "; ".join(faults))
         self.path, self.faults = path, faults
-
-
-class OutputSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of the graph's outputs: the score of a row, and its shares per channel (none if the model has none)."""
-
-    score: Text = "score"
-    contributions: Text | None = None
-
-
-class WindowSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Rows are windows of `size` samples, one every `hop` samples (kind "window")."""
-
-    size: Annotated[int, Meta(ge=1, le=1 << 20)]
-    hop: Annotated[int, Meta(ge=1, le=1 << 20)]
-
-
-class MewmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Rows are the state of a recursion per sample (kind "mewma"); the rest is the recipe of its calibration.
-
-    smoothing: weight of the newest sample. hop: samples between two rows, 0 = one row a frame.
-    calibration_rows: samples of a healthy asset that the chart is set up from. folds: blocks of them, each of which is
-    judged by a chart fitted on the others. stationarity, slow_stationarity: least von Neumann ratio (2 = white noise,
-    0 = drift) of a channel's samples, and of its means over tenths of the calibration: slow drift under fast noise.
-    exceedance: chance that a healthy row is over the limit, by the fitted tail. slow_quantities: channels whose
-    quantity contains one of these words are left out: what moves for hours looks steady in a short calibration.
-    regime_quantities: channels with one of these words say how the asset is driven (speed, load): they are not charted,
-    the others are regressed on them. wander_bound: largest cumulated deviation of a steady channel, in units of a
-    Brownian bridge. limit_bound: largest limit of a steady asset, as a multiple of that of independent channels. Beyond
-    them a baseline is suspect; None: not looked at.
-    """
-
-    smoothing: Annotated[float, Meta(gt=0.0, le=1.0)]
-    hop: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
-    calibration_rows: Annotated[int, Meta(ge=64, le=100_000)] = 400
-    folds: Annotated[int, Meta(ge=2, le=32)] = 8
-    stationarity: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.5
-    slow_stationarity: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.35
-    exceedance: Annotated[float, Meta(gt=0.0, lt=0.5)] = 2e-5
-    slow_quantities: tuple[Text, ...] = ()
-    regime_quantities: tuple[Text, ...] = ()
-    wander_bound: Positive | None = None
-    limit_bound: Positive | None = None
 
 
 class JudgeSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,8 +41,9 @@ class JudgeSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class MatchSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """What an asset must look like for this model.
 
-    min_rate_hz, max_rate_hz: samples per second and channel that the model was made for, none: any. units: UCUM codes
-    that its channels may have, empty: any.
+    channels: names of those that the model takes, in its order; an asset may have more, in any order, and then
+    min_channels and max_channels say nothing. min_rate_hz, max_rate_hz: samples per second and channel that the model
+    was made for, none: any. units: UCUM codes that its channels may have, empty: any.
     """
 
     min_channels: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -99,6 +51,23 @@ class MatchSpec(Struct, frozen=True, forbid_unknown_fields=True):
     min_rate_hz: Positive | None = None
     max_rate_hz: Positive | None = None
     units: tuple[Text, ...] = ()
+    channels: Annotated[tuple[ChannelName, ...], Meta(max_length=1024)] = ()
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Return the channels that an asset with these names lacks."""
+        there = set(names)
+        return [name for name in self.channels if name not in there]
+
+    def faults(self) -> list[str]:
+        """Say what of it does not agree."""
+        found, low, high = [], self.min_rate_hz, self.max_rate_hz
+        if low is not None and high is not None and low > high:
+            found.append(f"match.min_rate_hz = {low:g} is above max_rate_hz {high:g}")
+        if self.min_channels > self.max_channels:
+            found.append(f"match.min_channels = {self.min_channels} is above max_channels {self.max_channels}")
+        if len(set(self.channels)) < len(self.channels):
+            found.append("match.channels: a name is there twice")
+        return found
 
 
 class InputSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,13 +128,14 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     version: Version
-    kind: Literal["window", "mewma"]
+    kind: Literal["window", "mewma", "ewma"]
     rule: Name
     card: Card
     threshold: Positive = 1.0
     outputs: OutputSpec = OutputSpec()
     window: WindowSpec | None = None
     mewma: MewmaSpec | None = None
+    ewma: EwmaSpec | None = None
     judge: JudgeSpec = JudgeSpec()
     match: MatchSpec = MatchSpec()
     inputs: tuple[InputSpec, ...] = ()
@@ -173,28 +143,34 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     budget: BudgetSpec = BudgetSpec()
 
     def misfits(
-        self, channels: int, samples_per_frame: int, rate_hz: float | None = None, units: Iterable[str] = ()
-    ) -> list[str]:
+        self, channels: int | Sequence[str], samples_per_frame: int, rate_hz: float | None = None,
+        units: Iterable[str] = (),
+    ) -> list[str]:  # fmt: skip
         """Say why an asset of this layout cannot be judged by this model; empty if it can.
 
-        channels: how many an asset has. samples_per_frame: per channel, as its birth fixes it. rate_hz: samples per
-        second and channel. units: of its channels.
+        channels: the names of an asset's, or how many it has that the model takes. samples_per_frame: per channel, as
+        its birth fixes it. rate_hz: samples per second and channel. units: of its channels.
         """
         found = self._foreign(rate_hz, units)
-        if not self.match.min_channels <= channels <= self.match.max_channels:
-            found.append(
-                f"{channels} channels, {self.name} wants {self.match.min_channels} to {self.match.max_channels}"
-            )
+        count, match = channels if isinstance(channels, int) else len(channels), self.match
+        if match.channels and not isinstance(channels, int):
+            if missing := match.missing(channels):
+                found.append(f"{self.name} wants the channels {', '.join(missing)}, which it lacks")
+            count = len(match.channels)
+        elif not match.channels and not match.min_channels <= count <= match.max_channels:
+            found.append(f"{count} channels, {self.name} wants {match.min_channels} to {match.max_channels}")
         for key, value in (("size", self.window.size), ("hop", self.window.hop)) if self.window else ():
             if value % samples_per_frame:
                 frame = f"{samples_per_frame} samples per frame"
                 found.append(f"{frame} do not divide window.{key} = {value} samples of {self.name}")
-        return found or self._other_shapes(channels, samples_per_frame)
+        return found or self._other_shapes(count, samples_per_frame)
 
     def rows(self, channels: int, samples_per_frame: int) -> dict[str, tuple[int, ...]]:
-        """Return the inputs that a row of an asset has, and their shapes."""
+        """Return the inputs that a row of an asset has, and their shapes; channels: those that the model takes."""
         if self.window is not None:  # as frames hold them: (frames, channels, samples)
             return {"x": (self.window.size // samples_per_frame, channels, samples_per_frame)}
+        if self.ewma is not None:
+            return self.ewma.rows(self.match.channels)
         return {"z": (channels,), "center": (channels,), "whitening": (channels, channels), "limit": ()}
 
     def _other_shapes(self, channels: int, samples_per_frame: int) -> list[str]:
@@ -258,25 +234,20 @@ def _struct_of(kind: Any) -> Any:
 
 def _sense_faults(spec: ModelSpec) -> list[str]:
     faults = []
-    for key, table in (("window", spec.window), ("mewma", spec.mewma)):
+    for key, table in (("window", spec.window), ("mewma", spec.mewma), ("ewma", spec.ewma)):
         if (table is not None) != (spec.kind == key):
             faults.append(f"kind is {spec.kind!r}, so [{key}] must {'be there' if spec.kind == key else 'go'}")
-    if spec.window and spec.window.hop > spec.window.size:
-        faults.append(f"window.hop = {spec.window.hop} is above window.size = {spec.window.size}: samples get lost")
-    if spec.mewma and spec.mewma.calibration_rows * spec.mewma.smoothing < _MIN_MEMORIES:
-        faults.append(
-            f"mewma.calibration_rows = {spec.mewma.calibration_rows} are fewer than {_MIN_MEMORIES} times the memory "
-            f"of 1 / smoothing = {1 / spec.mewma.smoothing:.0f} samples: calibrate longer or smooth less"
-        )
+    if spec.window:
+        faults += spec.window.faults()
+    if spec.mewma:
+        faults += spec.mewma.faults()
+    if spec.ewma:
+        faults += spec.ewma.faults(spec.match.channels)
+    faults += spec.outputs.faults() + spec.match.faults()
     if spec.judge.on[0] > spec.judge.on[1]:
         faults.append(f"judge.on = {list(spec.judge.on)}: n of m needs n <= m")
     if list(spec.judge.severity) != sorted(set(spec.judge.severity)) or spec.judge.severity[0] < 1.0:
         faults.append(f"judge.severity = {list(spec.judge.severity)}: must rise and start at 1.0 or above")
-    low, high = spec.match.min_rate_hz, spec.match.max_rate_hz
-    if low is not None and high is not None and low > high:
-        faults.append(f"match.min_rate_hz = {low:g} is above max_rate_hz {high:g}")
     if len({tensor.name for tensor in spec.inputs}) < len(spec.inputs):
         faults.append("inputs: a name is there twice")
-    if spec.match.min_channels > spec.match.max_channels:
-        faults.append(f"match.min_channels = {spec.match.min_channels} is above max_channels {spec.match.max_channels}")
     return faults

@@ -159,7 +159,7 @@ def _samples(pool: Pool, slots: I64, frames: Sequence[TelemetryFrame]) -> tuple[
             bad[i] = Rejected("not_finite", f"channel {channel} has NaN or infinite samples. "
                               "Mark missing data with quality = bad, or leave the frame out")
             data[i] = 0
-    return data, bad
+    return data if pool.pick is None else data[:, pool.pick], bad
 
 
 def _unpack(birth: AssetBirth, raw: bytes, n: int) -> Array:

@@ -4,23 +4,27 @@ Every field is a function of the log alone: no clock, no host, no back end.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from pipeline.answers import Answers
 from pipeline.columns import F64, I64, NS_PER_MS, Array
 from pipeline.judge import Transition, shares
 from pipeline.state import Pool, Slot
-from schemas import Alert, Assessment, Calibration, Contribution, Window, alert_id
+from schemas import Alert, Assessment, Calibration, Contribution, Life, Line, RowAnswers, Window, alert_id
 from schemas.alert import Severity, State
 
 SILENT = "silent"
 
 
 def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_ms: int, frames: int, stale_ms: int,
-          contributions: Array | None, z: Array | None) -> Alert:
+          answers: Answers | None = None, z: Array | None = None) -> Alert:
     """Build the alert of a transition from the row that caused it.
 
-    t_end: event time of the row's last sample, Unix ns. ts_ms: broker time of its record. contributions, z: (C,).
+    t_end: event time of the row's last sample, Unix ns. ts_ms: broker time of its record. answers: rows of the
+    transition's segment. z: (C,).
     """
     who = pool.slots[t.slot]
     assert who is not None
@@ -30,8 +34,10 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
         pool.table["alert_id"][t.slot] = bytearray.fromhex(ident)
     else:
         ident = bytes(pool.table["alert_id"][t.slot]).hex()
-    names = tuple(c.name for c in birth.channels)
-    ranked = [] if contributions is None else shares(contributions, names, z)
+    ranked: list[tuple[str, float, str]] = []
+    if answers is not None and answers.shares is not None:
+        ranked = shares(answers.shares[t.row], _names(pool, who), z)
+    what = _What.of(answers, t.row)
     late_ms = ts_ms - t_end // NS_PER_MS
     why_not = None
     if late_ms > stale_ms:
@@ -42,11 +48,56 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
         asset=who.asset, asset_class=birth.asset_class, rule=spec.rule, severity=_SEVERITY[t.severity],
         criticality=birth.criticality, annunciate=why_not is None, annunciate_why_not=why_not, t_first=t.t_first,
         t_last=t_end, t_raised=t.t_raised, t_cleared=t_end if t.kind == "cleared" else None, score=score,
-        threshold=spec.threshold, why=_why(pool, t, score, ranked), birth_id=birth.birth_id, seq=seq,
+        threshold=spec.threshold, why=_why(pool, t, score, ranked, what), birth_id=birth.birth_id, seq=seq,
         model=f"{spec.name}@{spec.version}", provisional=_provisional(pool, t.slot),
         contributions=tuple(Contribution(name, share, way) for name, share, way in ranked),  # type: ignore[arg-type]
         window=Window(t_end - round((frames * pool.samples - 1) * period), t_end, frames),
+        mode=what.mode, confidence=what.confidence, life=what.life, line=what.line,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _What:
+    """One row's answers, rounded: an alert has the same bytes whatever the last bits of an engine are."""
+
+    mode: str | None = None
+    confidence: float | None = None
+    life: Life | None = None
+    line: Line | None = None
+
+    @classmethod
+    def of(cls, answers: Answers | None, row: int) -> "_What":
+        if answers is None or row < 0:
+            return cls()
+        mode = confidence = life = line = None
+        if answers.probabilities is not None:
+            modes, p = answers.modes()
+            mode, confidence = modes[row], round(float(p[row]), 3)
+        if answers.life is not None and answers.spec.life is not None:
+            mean, p10, p50, p90 = (round(v, 1) for v in answers.life[row].tolist())
+            cap = answers.spec.life.cap
+            life = Life(mean, p10, p50, p90, answers.spec.life.unit, cap is not None and mean >= cap)
+        if answers.line is not None and answers.line[row].any():
+            line = Line(*[round(v, 2) for v in answers.line[row].tolist()])
+        return cls(mode, confidence, life, line)
+
+    def said(self) -> list[str]:
+        """Say it in words."""
+        out = []
+        if self.mode is not None and self.confidence is not None:
+            out.append(f"{self.mode} ({self.confidence:.0%})")
+        if self.life is not None:
+            much = "at least " if self.life.at_least else ""
+            out.append(f"remaining life {much}{self.life.mean:.0f} {self.life.unit} "
+                       f"(80 %: {self.life.p10:.0f} to {self.life.p90:.0f})")
+        if self.line is not None:
+            out.append(f"line at {self.line.found_hz:.1f} Hz, expected {self.line.expected_hz:.1f}, "
+                       f"{self.line.snr_db:.0f} dB above chance")
+        return out
+
+
+def _names(pool: Pool, who: Slot) -> tuple[str, ...]:
+    return tuple(c.name for c in pool.channels_of(who.birth))
 
 
 _STATE: dict[str, State] = {"raised": "raised", "updated": "updated", "cleared": "cleared"}
@@ -58,7 +109,7 @@ def _provisional(pool: Pool, slot: int) -> bool:
     return bool(pool.table["provisional"][slot]) or ("suspect" in names and bool(pool.table["suspect"][slot]))
 
 
-def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, float, str]]) -> str:
+def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, float, str]], what: _What) -> str:
     spec = pool.bundle.spec
     need, width = spec.judge.on
     ratio = f"score is {score / spec.threshold:.2f} x its limit"
@@ -68,6 +119,7 @@ def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, fl
     if t.kind == "cleared":
         return f"back below {1 - spec.judge.deadband:.2f} x the limit for {spec.judge.off} rows; {ratio}"
     said = f"over the limit in {need} of {width} rows; {ratio}" if t.kind == "raised" else f"severity rose; {ratio}"
+    said = "; ".join([*what.said(), said])
     return f"{where}: {said}" if where else said
 
 
@@ -105,21 +157,48 @@ def calibration(pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, rows:
     table, spec = pool.table, pool.bundle.spec
     return Calibration(
         asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}", seq=seq, t_end=t_end,
-        rows=rows, channels=tuple(c.name for c in who.birth.channels), kept=tuple(table["kept"][slot].tolist()),
+        rows=rows, channels=_names(pool, who), kept=tuple(table["kept"][slot].tolist()),
         center=tuple(table["center"][slot].tolist()), scale=tuple(table["scale"][slot].tolist()),
         whitening=tuple(table["whitening"][slot].ravel().tolist()), limit=float(table["limit"][slot]),
         status="suspect" if table["suspect"][slot] else "good",
     )
 
 
-def assessments(pool: Pool, slot: I64, seq: I64, t_end: I64, score: F64, state: Array) -> list[Assessment]:
-    """Tell the scores behind the alerts: rows (n,) of one pool in order, a message per asset."""
+def assessments(pool: Pool, rows: I64, slot: I64, seq: I64, t_end: I64, score: F64, state: Array,
+                answers: Answers | None) -> list[Assessment]:
+    """Tell the scores behind the alerts, and what else the model says: a message per asset.
+
+    rows: (k,) of the n rows of one pool in order that the other columns hold.
+    """
     spec, found = pool.bundle.spec, []
-    for s in np.unique(slot).tolist():
-        who, rows = pool.slots[s], np.flatnonzero(slot == s)
+    for s in np.unique(slot[rows]).tolist():
+        who, mine = pool.slots[s], rows[slot[rows] == s]
         assert who is not None
         found.append(Assessment(
             asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}",
-            seq=tuple(seq[rows].tolist()), t_end=tuple(t_end[rows].tolist()), score=tuple(score[rows].tolist()),
-            limit=(spec.threshold,) * len(rows), state=tuple(state[rows].tolist()), historical=who.historical))
+            seq=tuple(seq[mine].tolist()), t_end=tuple(t_end[mine].tolist()), score=tuple(score[mine].tolist()),
+            limit=(spec.threshold,) * len(mine), state=tuple(state[mine].tolist()), historical=who.historical,
+            answers=None if answers is None else _told(answers, mine, _names(pool, who))))
     return found
+
+
+def _told(answers: Answers, rows: I64, names: tuple[str, ...]) -> RowAnswers | None:
+    """Return what a model says of these rows beside the score, None if nothing."""
+    out: dict[str, Any] = {}
+    if answers.reasons:
+        out["unknown"] = tuple(answers.why_unknown(i) for i in rows.tolist())
+    if answers.probabilities is not None and answers.spec.mode is not None:
+        modes, p = answers.modes()
+        out |= {"mode": tuple(modes[i] for i in rows.tolist()), "confidence": tuple(p[rows].tolist()),
+                "labels": answers.spec.mode.labels, "probabilities": _table(answers.probabilities, rows)}
+    if answers.life is not None and answers.spec.life is not None:
+        out |= {"life": _table(answers.life, rows), "life_unit": answers.spec.life.unit}
+    if answers.line is not None:
+        out["line"] = _table(answers.line, rows)
+    if answers.shares is not None:
+        out |= {"channels": names, "contributions": _table(answers.shares, rows)}
+    return RowAnswers(**out) if out else None
+
+
+def _table(array: Array, rows: I64) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, array[rows].tolist()))

@@ -111,7 +111,8 @@ class Rows:
     """Rows ready for the engine, of one pool, in order. `fill` must be called before the pool's next step.
 
     slot, seq, offset, ts_ms: of the frame that completed each row, (rows,). t_end: time of its last sample, Unix ns.
-    frames: how many frames one row rests on.
+    frames: how many frames one row rests on. doubt: (rows,) int8, 0 or the number of a reason of `reasons`, from 1, why
+    the model's answer counts for nothing whatever it will be; None: no row is in doubt.
     """
 
     slot: I64
@@ -121,6 +122,8 @@ class Rows:
     t_end: I64
     frames: int
     fill: Fill
+    doubt: Array | None = None
+    reasons: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -131,6 +134,15 @@ class Rows:
         slot = batch.slot[done]
         t_end = batch.t0_ns[done] + np.rint((samples - 1) * period_ns[slot]).astype(np.int64)
         return cls(slot, batch.seq[done], batch.offset[done], batch.ts_ms[done], t_end, frames, fill)
+
+
+@dataclass(slots=True)
+class Calibrated:
+    """A slot whose baseline is finished by the frame at `frame` of the batch, from `rows` samples."""
+
+    slot: int
+    frame: int
+    rows: int
 
 
 @dataclass(slots=True)

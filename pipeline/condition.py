@@ -4,14 +4,13 @@ Bit for bit the same for any cut of the stream into polls: every operation is el
 closed form reproduces exactly, runs in rounds (the k-th frame of every asset together).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from engines.bundle import Bundle, MewmaSpec
 from pipeline.calibrate import Baseline, calibrate, usable
-from pipeline.columns import F64, I64, Array, FrameBatch, Groups, Rows
+from pipeline.columns import F64, I64, Array, Calibrated, FrameBatch, Groups, Rows
 from pipeline.regime import MAX_DRIVERS, drivers
 from pipeline.state import Column, Pool, Table
 
@@ -41,12 +40,6 @@ def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
     )
 
 
-def shapes(pool: Pool) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one row's inputs."""
-    per = (pool.channels,)
-    return {"z": per, "center": per, "whitening": (pool.channels, pool.channels), "limit": ()}
-
-
 def calibration_rows(bundle: Bundle, samples: int) -> int:
     """Round the recipe's rows (one a sample) up to whole frames."""
     spec = bundle.spec.mewma
@@ -54,17 +47,7 @@ def calibration_rows(bundle: Bundle, samples: int) -> int:
     return -(-spec.calibration_rows // samples) * samples
 
 
-@dataclass(slots=True)
-class Calibrated:
-    """A slot whose baseline is finished by the frame at `frame` of the batch."""
-
-    slot: int
-    frame: int
-    rows: int
-    baseline: Baseline
-
-
-def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, list[Calibrated]]:
+def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[Calibrated]]:
     """Advance the recursion, return one row per `hop` samples of every calibrated asset.
 
     Row: z (C,) the smoothed standardised sample, center (C,) its healthy mean, whitening (C, C), limit ().
@@ -160,11 +143,11 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
         if at + count == total:
             who = pool.slots[slot]
             assert who is not None
-            quantities = [c.quantity for c in who.birth.channels]
+            quantities = [c.quantity for c in pool.channels_of(who.birth)]
             baseline = calibrate(rows, spec, usable(quantities, spec), drivers(quantities, spec))
             adopt(pool, slot, baseline)
             del pool.calibration[slot]
-            finished.append(Calibrated(slot, stop - 1, total, baseline))
+            finished.append(Calibrated(slot, stop - 1, total))
     return np.flatnonzero(live), finished
 
 
@@ -200,3 +183,13 @@ def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
     elif pool.table["ready"][slot]:
         pool.table["ewma"][slot] = pool.table["z_mean"][slot]
         pool.table["samples"][slot] = 0
+
+
+def warm(pool: Pool, slot: int) -> bool:
+    """Say whether a slot has its baseline."""
+    return bool(pool.table["ready"][slot])
+
+
+def lost(pool: Pool, slots: Sequence[int]) -> None:
+    """Take note that frames are gone for good: the recursion goes on, provisionally."""
+    pool.table["provisional"][slots] = 1

@@ -41,7 +41,7 @@ def _close(terms: Terms, pool: Pool, slot: int, ts_ms: int, effects: Effects, *,
     if change is not None:
         say(pool, slot, effects, advise.alert(
             pool, change, score=0.0, t_end=ts_ms * NS_PER_MS, seq=seq, ts_ms=ts_ms, frames=1,
-            stale_ms=terms.stale_ms, contributions=None, z=None))
+            stale_ms=terms.stale_ms))
     if pool.table["quiet"][slot]:
         say(pool, slot, effects, advise.silence(
             pool, slot, terms.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]),

@@ -13,20 +13,19 @@ import numpy as np
 
 from engines.base import TensorSpec
 from engines.bundle import Bundle
-from pipeline import acquire, advise, condition, episodes, judge, refuse, window
-from pipeline.batch import Batch, Batcher, Segment, Stage, plain
+from pipeline import acquire, advise, episodes, refuse, settling
+from pipeline.batch import Batch, Batcher, Stage, plain
 from pipeline.births import BirthBook
-from pipeline.columns import I64, Array, Effects, Groups, Poll
+from pipeline.columns import I64, Effects, Groups, Poll
 from pipeline.errors import Rejected
 from pipeline.infer import Outcome
+from pipeline.kinds import kind_of
 from pipeline.seating import CUT, Seating
 from pipeline.state import (
     DEAD_LETTERED,
     JUDGED,
     RECEIVED,
     ROWS,
-    ROWS_DEAD_LETTERED,
-    ROWS_SCORED,
     Partition,
     Pool,
     Waiting,
@@ -72,6 +71,7 @@ class Flow:
         self.partitions: dict[int, Partition] = {}
         self.patient = False  # live, births come by another topic: the worker reads it to its end before `give_up`
         self._terms = episodes.Terms(settings.silent_ms, settings.stale_ms)
+        self._settling = settling.Terms(settings.topic, settings.stale_ms, settings.assessments)
         self._batchers: dict[str, Batcher] = {}
         self._bundle_of: dict[str, Bundle] = {}
         self.successions: dict[str, Succession] = {}  # by bundle name: what warms up to take over
@@ -204,17 +204,14 @@ class Flow:
             episodes.came_back(self._terms, pool, silences, step.effects)
         if pool.bundle.spec.name in self.successions:
             self.successions[pool.bundle.spec.name].follow(pool, batch, groups)
-        if pool.bundle.spec.kind == "window":
-            rows = window.step(pool, batch, groups)
-        else:
-            rows, finished = condition.step(pool, batch, groups)
-            for done in finished:
-                who = pool.slots[done.slot]
-                assert who is not None
-                if not who.historical:
-                    step.effects.calibrations.append(advise.calibration(
-                        pool, who, done.slot, seq=int(batch.seq[done.frame]), t_end=int(batch.t0_ns[done.frame]),
-                        rows=done.rows))
+        rows, finished = kind_of(pool.bundle).step(pool, batch, groups)
+        for done in finished:
+            who = pool.slots[done.slot]
+            assert who is not None
+            if not who.historical:
+                step.effects.calibrations.append(advise.calibration(
+                    pool, who, done.slot, seq=int(batch.seq[done.frame]), t_end=int(batch.t0_ns[done.frame]),
+                    rows=done.rows))
         counts = pool.table["counts"]
         counts[batch.slot[groups.first], JUDGED] += groups.last - groups.first + 1
         if len(rows):  # these frames are judged when their rows are settled
@@ -226,7 +223,7 @@ class Flow:
     def _batcher(self, pool: Pool) -> Batcher:
         batcher = self._batchers.get(pool.key)
         if batcher is None:
-            shapes = (window if pool.bundle.spec.kind == "window" else condition).shapes(pool)
+            shapes = pool.bundle.spec.rows(pool.channels, pool.samples)
             stage = partial(self._staging, pool.bundle.spec.name, shapes, self.settings.max_size)
             batcher = Batcher(pool.key, stage, self.settings.max_size, self.settings.max_delay_s)
             self._batchers[pool.key], self._bundle_of[pool.key] = batcher, pool.bundle
@@ -295,11 +292,7 @@ class Flow:
     def skip(self, part: Partition) -> None:
         """Take note that records are gone for good: windows start over, what else was learnt is provisional."""
         for pool in part.order:
-            slots = [slot for slot, _ in pool.seated()]
-            if pool.bundle.spec.kind == "window":
-                pool.table["frames"][slots] = 0
-            else:
-                pool.table["provisional"][slots] = 1
+            kind_of(pool.bundle).lost(pool, [slot for slot, _ in pool.seated()])
             pool.dirty.update(range(pool.blocks))
 
     # -- time
@@ -363,38 +356,9 @@ class Flow:
 
     def settle(self, batch: Batch, outcome: Outcome) -> Effects:
         """Judge a computed batch, in the order of submission. Rows of partitions no longer ours are dropped."""
-        effects, spec = Effects(), self._bundle_of[batch.key].spec
-        score = np.round(np.asarray(outcome.outputs[spec.outputs.score], np.float64).reshape(-1), judge.SCORE_DECIMALS)
-        usable = np.isfinite(score)
-        usable[list(outcome.failed)] = False
-        shares = outcome.outputs[spec.outputs.contributions] if spec.outputs.contributions else None
+        effects, scored = Effects(), settling.Scored.of(self._bundle_of[batch.key].spec, batch, outcome)
         for segment in batch.segments:
             if self.partitions.get(segment.partition.number) is segment.partition:
-                self._settle(segment, batch, score, usable, shares, outcome, effects)
+                settling.settle(self._settling, scored, segment, effects)
         self._batchers[batch.key].recycle(batch)
         return effects
-
-    def _settle(self, seg: Segment, batch: Batch, score: Array, usable: Array, shares: Array | None, outcome: Outcome,
-                effects: Effects) -> None:
-        pool, here = seg.pool, seg.here
-        slot, seq, t_end, ts_ms = (seg.column(n) for n in ("slot", "seq", "t_end", "ts_ms"))
-        good, mine, counts = usable[here], score[here], pool.table["counts"]
-        seg.partition.unsettled -= len(slot)
-        np.add.at(counts[:, JUDGED], slot, 1)
-        np.add.at(counts[:, ROWS_SCORED], slot[good], 1)
-        for i in np.flatnonzero(~good).tolist():
-            counts[slot[i], ROWS_DEAD_LETTERED] += 1
-            why = outcome.failed.get(seg.at + i)
-            effects.dead_letters.append(refuse.row(self.settings.topic, seg, i, why))
-        state, transitions = judge.step(pool, slot, mine, t_end, seq, good)
-        z = batch.buffers["z"] - batch.buffers["center"] if transitions and "z" in batch.buffers else None
-        for t in transitions:
-            if pool.table["historical"][t.slot]:
-                continue  # assessed, never a live alert
-            at = seg.at + t.row
-            episodes.say(pool, t.slot, effects, advise.alert(
-                pool, t, score=float(mine[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]),
-                ts_ms=int(ts_ms[t.row]), frames=seg.rows.frames, stale_ms=self.settings.stale_ms,
-                contributions=None if shares is None else shares[at], z=None if z is None else z[at]))
-        if self.settings.assessments:
-            effects.assessments += advise.assessments(pool, slot[good], seq[good], t_end[good], mine[good], state[good])

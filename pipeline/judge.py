@@ -26,7 +26,7 @@ COLUMNS = (
     Column("t_raised", "i8"), Column("quiet", "u1"), Column("quiet_since_ms", "i8"), Column("quiet_id", "u1", (12,)),
 )
 
-NORMAL, OVER, ACTIVE = 0, 1, 2  # state of a row in an assessment
+NORMAL, OVER, ACTIVE, UNKNOWN = 0, 1, 2, 3  # state of a row in an assessment
 
 
 @dataclass(slots=True)
@@ -43,15 +43,20 @@ class Transition:
     t_raised: int
 
 
-def step(pool: Pool, slot: I64, score: F64, t_end: I64, seq: I64, usable: Bool) -> tuple[Array, list[Transition]]:
+def step(pool: Pool, slot: I64, score: F64, t_end: I64, seq: I64, usable: Bool,
+         unknown: Bool | None = None) -> tuple[Array, list[Transition]]:
     """Judge rows in order; return the state of each row and the transitions, in order of rows.
 
-    slot, score (rounded), t_end [Unix ns], seq, usable: (n,). A row that is not usable changes nothing.
+    slot, score (rounded), t_end [Unix ns], seq, usable: (n,). A row that is not usable changes nothing, nor does one
+    that is `unknown`: its score counts for nothing.
     """
     spec, threshold, table = pool.bundle.spec.judge, pool.bundle.spec.threshold, pool.table
+    state = np.zeros(len(slot), np.int8)
+    if unknown is not None:
+        state[unknown] = UNKNOWN
+        usable = usable & ~unknown
     over = (score >= threshold) & usable
     active = table["active"][slot] != 0
-    state = np.zeros(len(slot), np.int8)
     if not over.any() and not active.any() and not table["over"][slot].any():
         return state, []
     order = np.argsort(slot, kind="stable")
@@ -59,6 +64,9 @@ def step(pool: Pool, slot: I64, score: F64, t_end: I64, seq: I64, usable: Bool) 
     rank[order] = Groups.of(slot[order]).rank
     transitions: list[Transition] = []
     for k in range(int(rank.max()) + 1):
+        if unknown is not None:  # an alert stands until something known clears it
+            rows = np.flatnonzero((rank == k) & unknown)
+            state[rows] = np.where(table["active"][slot[rows]] != 0, ACTIVE, UNKNOWN)
         rows = np.flatnonzero((rank == k) & usable)
         if len(rows):
             transitions += _round(pool, spec, threshold, rows, slot[rows], over[rows], score[rows], t_end[rows],

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from engines.base import EngineError
 from engines.bundle import Bundle, BundleError, Candidate, available, load_bundle
-from engines.spec import Version
+from engines.fields import Version
 from engines.trust import TrustPolicy, version_key
 from pipeline.errors import ModelError
 from pipeline.ops.settings import Settings

@@ -1,12 +1,14 @@
 """Seating: which asset lives in which slot. Routes, first frames, reboots (a changed birth), moves, retirement."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.bundle import Bundle
-from pipeline import condition, judge, window
+from pipeline import judge
 from pipeline.births import BirthBook
 from pipeline.errors import Rejected
+from pipeline.kinds import kind_of
 from pipeline.state import LATE, RECEIVED, Key, Partition, Pool, Slot, Waiting
 from schemas import AssetBirth, TelemetryFrame
 
@@ -59,26 +61,30 @@ class Seating:
             raise Rejected("no_route", f"no route matches asset_class={birth.asset_class} site={birth.site}. "
                            "Add a [[routes]] entry")
         bundle = self.bundles[route.bundle]
-        misfits = bundle.spec.misfits(len(birth.channels), birth.samples_per_frame, birth.rate_hz,
-                                      (c.unit for c in birth.channels))
+        taken = set(bundle.spec.match.channels)
+        misfits = bundle.spec.misfits([c.name for c in birth.channels], birth.samples_per_frame, birth.rate_hz,
+                                      (c.unit for c in birth.channels if not taken or c.name in taken))
         if misfits:
             raise Rejected("no_route", f"bundle {route.bundle} cannot serve it: {'; '.join(misfits)}. "
                            "Route this asset to another bundle, or change its frames")
         return bundle
 
     def pool_key(self, birth: AssetBirth) -> str:
-        """Name the pool of an asset: bundle, hash of all that shapes the state, wire format."""
+        """Name the pool of an asset: bundle, hash of all that shapes the state, wire format, places of the channels."""
         bundle = self.route(birth)
-        kinds = [c.dtype for c in birth.channels]
+        kinds, pick = [c.dtype for c in birth.channels], _pick(bundle, birth)
         wire = kinds[0] if len(set(kinds)) == 1 else "-".join(kinds)
-        return f"{bundle.spec.name}.{bundle.state_hash(len(kinds), birth.samples_per_frame)}.{wire}"
+        if pick is not None:
+            wire += f"x{len(kinds)}@" + hashlib.sha256(repr(pick).encode()).hexdigest()[:8]
+        hashed = bundle.state_hash(len(pick or kinds), birth.samples_per_frame)
+        return f"{bundle.spec.name}.{hashed}.{wire}"
 
     def new_pool(self, birth: AssetBirth) -> Pool:
-        bundle, channels, samples = self.route(birth), len(birth.channels), birth.samples_per_frame
-        step = window if bundle.spec.kind == "window" else condition
-        rows = condition.calibration_rows(bundle, samples) if step is condition else 0
-        own = (*step.columns(bundle, channels, samples), *judge.COLUMNS)
-        return Pool(self.pool_key(birth), bundle, channels, samples, own, rows)
+        bundle, samples = self.route(birth), birth.samples_per_frame
+        kind, pick = kind_of(bundle), _pick(bundle, birth)
+        channels = len(pick or birth.channels)
+        own = (*kind.columns(bundle, channels, samples), *judge.COLUMNS)
+        return Pool(self.pool_key(birth), bundle, channels, samples, own, kind.calibration_rows(bundle, samples), pick)
 
     # -- a frame without a slot
 
@@ -141,10 +147,10 @@ class Seating:
         slot = pool.take(offset)
         part.enter(pool, slot, Slot(birth.asset, birth, historical, past, offset))  # the frame's copy of the name goes
         pool.touch(slot)
-        if historical and pool.bundle.spec.kind == "mewma":
+        if historical:
             live = part.directory.get(part.current.get(asset, ("", "", False)))
             if live is not None and part.pool_at(live)[0] is pool:
-                condition.inherit(pool, part.pool_at(live)[1], slot)
+                kind_of(pool.bundle).inherit(pool, part.pool_at(live)[1], slot)
         return part.directory[key]
 
     def _move(self, part: Partition, pool: Pool, slot: int, birth: AssetBirth, offset: int) -> int:
@@ -162,10 +168,7 @@ class Seating:
         part.assets -= 1
         part.enter(pool, slot, Slot(who.asset, birth, False, _past(pool, slot), who.since))
         pool.table.reset(slot, ("last_seq", "seen"))
-        if pool.bundle.spec.kind == "window":
-            pool.table.reset(slot, ("frames",))
-        else:
-            condition.restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
+        kind_of(pool.bundle).restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
         pool.touch(slot)
         return part.directory[who.asset, birth.birth_id, False]
 
@@ -217,6 +220,14 @@ class Seating:
                 del part.unassigned.waiting[key]
                 self.remember(part, key, entry.hold - 1)
         return found
+
+
+def _pick(bundle: Bundle, birth: AssetBirth) -> list[int] | None:
+    """Return the places in a frame of the channels that the bundle names; None if it takes all."""
+    if not bundle.spec.match.channels:
+        return None
+    names = [c.name for c in birth.channels]
+    return [names.index(name) for name in bundle.spec.match.channels]
 
 
 def _overdue(part: Partition) -> list[tuple[Waiting, tuple[int, int, bytes]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.bundle import Bundle
 from pipeline.columns import I64, Array
-from schemas import AssetBirth
+from schemas import AssetBirth, Channel
 
 #: A checkpoint block should stay well below Kafka's 1 MiB record limit, and be large enough to be few.
 BLOCK_BYTES = 384 * 1024
@@ -119,9 +119,13 @@ class Pool:
     """The slots of one bundle and layout on one partition."""
 
     def __init__(self, key: str, bundle: Bundle, channels: int, samples: int, columns: Sequence[Column],
-                 calibration_rows: int = 0) -> None:
-        """calibration_rows: samples that a slot collects before it has a baseline, 0 if the bundle needs none."""
+                 calibration_rows: int = 0, pick: Sequence[int] | None = None) -> None:
+        """channels: those that the model takes. pick: their places in a frame, None: all, as they come.
+
+        calibration_rows: samples that a slot collects before it has a baseline, 0 if the bundle needs none.
+        """
         self.key, self.bundle, self.channels, self.samples = key, bundle, channels, samples
+        self.pick = None if pick is None else np.asarray(pick, np.int64)
         self.calibration_rows = calibration_rows
         columns = (*ACQUIRE_COLUMNS, *columns)
         slot_bytes = sum(c.slot_bytes for c in columns if c.persist) + calibration_rows * channels * 8 + 200
@@ -139,8 +143,7 @@ class Pool:
         #: newest revision of each open alert, (slot, rule) -> bytes as published; published again after a move
         self.open: dict[tuple[int, str], bytes] = {}
         self.scaled = False  # some slot's raw samples need scale or offset; only then the two arrays exist
-        self.scale = np.ones((0, channels))
-        self.offset = np.zeros((0, channels))
+        self.scale = self.offset = np.zeros((0, 0))
 
     @property
     def blocks(self) -> int:
@@ -178,11 +181,17 @@ class Pool:
         if not self.scaled:
             return
         if len(self.scale) < self.table.capacity:
-            grown = self.table.capacity - len(self.scale)
-            self.scale = np.concatenate([self.scale, np.ones((grown, self.channels))])
-            self.offset = np.concatenate([self.offset, np.zeros((grown, self.channels))])
+            grown, wide = self.table.capacity - len(self.scale), len(birth.channels)
+            self.scale = np.concatenate([self.scale.reshape(-1, wide), np.ones((grown, wide))])
+            self.offset = np.concatenate([self.offset.reshape(-1, wide), np.zeros((grown, wide))])
         self.scale[slot] = [c.scale for c in birth.channels]
         self.offset[slot] = [c.offset for c in birth.channels]
+
+    def channels_of(self, birth: AssetBirth) -> tuple[Channel, ...]:
+        """Return the channels of an asset that the model takes, in the model's order."""
+        if self.pick is None:
+            return birth.channels
+        return tuple(birth.channels[i] for i in self.pick.tolist())
 
     def vacate(self, slot: int) -> None:
         """Free a slot; its counters stay in its block, so the conservation law never loses a frame."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engines.bundle import Bundle
-from pipeline import advise, condition, judge, window
+from pipeline import advise, judge
 from pipeline.checkpoint import UNASSIGNED
 from pipeline.columns import I64, Bool, FrameBatch, Groups
+from pipeline.kinds import kind_of
 from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
 from pipeline.terms import MANIFEST, renewed
 from schemas import Calibration
@@ -52,6 +53,8 @@ def obstacles(old: Bundle, new: Bundle, served: Iterable[tuple[int, int]]) -> li
     if new.spec.rule != old.spec.rule:
         found.append(f"its rule is {new.spec.rule!r}, the alerts that are open have {old.spec.rule!r}: "
                      "ship it under another name and route assets to it")
+    if new.spec.match.channels != old.spec.match.channels:
+        found.append("it takes other channels: ship it under another name and route assets to it")
     for channels, samples in sorted(set(served)):
         found += [f"assets that it has to serve do not fit: {why}" for why in new.spec.misfits(channels, samples)]
     return found
@@ -71,19 +74,17 @@ class Succession:
         _seat_alike(pool, heir, batch.slot[groups.first])
         used = len(pool.slots)
         mirror.table["period_ns"][:used] = pool.table["period_ns"][:used]
-        if mirror.bundle.spec.kind == "window":
-            window.step(mirror, batch, groups)
-            return
-        # What an asset with an open alert sends is no healthy operation to learn from.
-        ill = (pool.table["active"][batch.slot] != 0) & (mirror.table["ready"][batch.slot] == 0)
-        if ill.any():
+        kind = kind_of(mirror.bundle)
+        if mirror.calibration_rows:
+            # What an asset with an open alert sends is no healthy operation to learn from.
+            ill = (pool.table["active"][batch.slot] != 0) & (mirror.table["ready"][batch.slot] == 0)
             for slot in np.unique(batch.slot[ill]).tolist():
-                condition.restart(mirror, slot, recalibrate=True)
+                kind.restart(mirror, slot, recalibrate=True)
             batch = _only(batch, ~ill)
             groups = Groups.of(batch.slot)
-        if not len(batch):
-            return
-        _, finished = condition.step(mirror, batch, groups)
+            if not len(batch):
+                return
+        _, finished = kind.step(mirror, batch, groups)
         for done in finished:
             heir.learnt[done.slot] = Learnt(int(batch.seq[done.frame]), int(batch.t0_ns[done.frame]), done.rows)
 
@@ -102,7 +103,8 @@ class Succession:
         for slot, who in pool.seated():
             if table["leave"][slot] >= 0 or table["historical"][slot] or table["quiet"][slot]:
                 continue
-            if known is None or not _warm(known[1].pool, slot) or known[1].pool.slots[slot] is not who:
+            mirror = None if known is None else known[1].pool
+            if mirror is None or mirror.slots[slot] is not who or not kind_of(self.bundle).warm(mirror, slot):
                 out.append(who.asset)
         return out
 
@@ -154,12 +156,12 @@ def _calibrations(heir: Heir) -> Iterator[Calibration]:
 
 def _empty_like(pool: Pool, bundle: Bundle) -> Pool:
     """Build a pool of `bundle` for the assets of `pool`: same channels, samples and wire format."""
-    step = window if bundle.spec.kind == "window" else condition
-    rows = condition.calibration_rows(bundle, pool.samples) if step is condition else 0
+    kind = kind_of(bundle)
     wire = pool.key.rsplit(".", 1)[1]
     key = f"{bundle.spec.name}.{bundle.state_hash(pool.channels, pool.samples)}.{wire}"
-    own = (*step.columns(bundle, pool.channels, pool.samples), *judge.COLUMNS)
-    return Pool(key, bundle, pool.channels, pool.samples, own, rows)
+    own = (*kind.columns(bundle, pool.channels, pool.samples), *judge.COLUMNS)
+    rows = kind.calibration_rows(bundle, pool.samples)
+    return Pool(key, bundle, pool.channels, pool.samples, own, rows, None if pool.pick is None else pool.pick.tolist())
 
 
 def _seat_alike(pool: Pool, heir: Heir, slots: I64) -> None:
@@ -184,13 +186,6 @@ def _keep_step(pool: Pool, mirror: Pool, slot: int) -> None:
         mirror.table["frames"][slot] = (ends + new.size // pool.samples) % (new.hop // pool.samples)
 
 
-def _warm(mirror: Pool, slot: int) -> bool:
-    spec = mirror.bundle.spec.window
-    if spec is not None:  # it may have begun to count at any part of a hop
-        return bool(mirror.table["frames"][slot] >= (spec.size + spec.hop) // mirror.samples)
-    return bool(mirror.table["ready"][slot])
-
-
 def _only(batch: FrameBatch, keep: Bool) -> FrameBatch:
     return FrameBatch(batch.slot[keep], batch.seq[keep], batch.offset[keep], batch.t0_ns[keep], batch.ts_ms[keep],
                       batch.restart[keep], batch.data[keep])
@@ -213,7 +208,7 @@ def _inherit(pool: Pool, mirror: Pool) -> None:
             mirror.calibration.pop(slot, None)
     for name in _KEPT:
         mirror.table[name][:used] = pool.table[name][:used]
-    if mirror.bundle.spec.kind == "mewma":  # a baseline of its own ends what was provisional about the old one
+    if mirror.calibration_rows:  # a baseline of its own ends what was provisional about the old one
         mirror.table["provisional"][:used][mirror.table["ready"][:used] != 0] = 0
     mirror.slots = [*pool.slots, *mirror.slots[used:]]
     for slot, who in pool.seated():

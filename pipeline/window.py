@@ -4,12 +4,12 @@ The ring is frame-major, `ring[slot, k]` is one frame and k its number modulo th
 stored by one indexed assignment and finished windows are read by one `take` straight into the batcher's buffer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from engines.bundle import Bundle
-from pipeline.columns import Array, FrameBatch, Groups, Rows
+from pipeline.columns import Array, Calibrated, FrameBatch, Groups, Rows
 from pipeline.state import Column, Pool
 
 
@@ -20,14 +20,7 @@ def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
     return (Column("ring", "f4", (spec.size // samples, channels * samples)), Column("frames", "i8"))
 
 
-def shapes(pool: Pool) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one row's inputs."""
-    spec = pool.bundle.spec.window
-    assert spec is not None
-    return {"x": (spec.size // pool.samples, pool.channels, pool.samples)}
-
-
-def step(pool: Pool, batch: FrameBatch, groups: Groups) -> Rows:
+def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[Calibrated]]:
     """Store the frames, return a row {"x": float32 (frames, channels, samples)} per finished window.
 
     A window never spans a silence: the ring starts over at a frame marked `restart`.
@@ -64,4 +57,32 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> Rows:
         # mode="clip" lets take write to `out` without a buffer of its own; indices are in range by construction
         np.take(source, index[a:b], axis=0, out=views["x"].reshape(b - a, length, -1), mode="clip")
 
-    return Rows.of(pool.table["period_ns"], pool.samples, batch, done, fill, frames=length)
+    return Rows.of(pool.table["period_ns"], pool.samples, batch, done, fill, frames=length), ()
+
+
+def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
+    """Let the next window start with the next frame; there is nothing else to forget."""
+    del recalibrate
+    pool.table.reset(slot, ("frames",))
+
+
+def inherit(pool: Pool, source: int, target: int) -> None:
+    """Give a historical lane nothing: its windows are its own."""
+
+
+def warm(pool: Pool, slot: int) -> bool:
+    """Say whether a slot that began to listen at any part of a hop has had its first window."""
+    spec = pool.bundle.spec.window
+    assert spec is not None
+    return bool(pool.table["frames"][slot] >= (spec.size + spec.hop) // pool.samples)
+
+
+def calibration_rows(bundle: Bundle, samples: int) -> int:
+    """Return 0: a window has nothing to calibrate."""
+    del bundle, samples
+    return 0
+
+
+def lost(pool: Pool, slots: Sequence[int]) -> None:
+    """Take note that frames are gone for good: no window may span them."""
+    pool.table["frames"][slots] = 0

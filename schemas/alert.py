@@ -26,6 +26,32 @@ class Contribution(Struct, frozen=True):
     direction: Literal["up", "down", "flat"]
 
 
+class Life(Struct, frozen=True, omit_defaults=True):
+    """Remaining life in `unit`: mean, and what it exceeds with 90, 50 and 10 % (p10, p50, p90).
+
+    at_least: the mean is the most that the model tells, so the life may be longer.
+    """
+
+    mean: float
+    p10: float
+    p50: float
+    p90: float
+    unit: str
+    at_least: bool = False
+
+
+class Line(Struct, frozen=True):
+    """A spectral line that speaks for the failure mode: where it should be, where it is, how clear.
+
+    order: found, in multiples of the shaft's speed. snr_db: above what chance would give.
+    """
+
+    expected_hz: float
+    found_hz: float
+    order: float
+    snr_db: float
+
+
 class Window(Struct, frozen=True):
     """The samples that the decision rests on: event time, Unix nanoseconds, and frames of it."""
 
@@ -38,7 +64,7 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     """Topics `kizashi.alert.v1` (history, key = asset) and `kizashi.alert.state.v1` (key = asset|alert_id).
 
     Value bytes are a function of the log alone; a consumer keeps the highest `revision` per `alert_id`.
-    Times are event time in Unix nanoseconds.
+    Times are event time in Unix nanoseconds. mode: the failure, with the model's confidence in it, 0 to 1.
     """
 
     alert_id: str
@@ -67,6 +93,10 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     provisional: bool = False
     contributions: tuple[Contribution, ...] = ()
     window: Window | None = None
+    mode: str | None = None
+    confidence: float | None = None
+    life: Life | None = None
+    line: Line | None = None
     v: Literal[1] = 1
 
     @property

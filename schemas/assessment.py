@@ -5,11 +5,32 @@ from typing import Literal
 from msgspec import Struct
 
 
+class RowAnswers(Struct, frozen=True, omit_defaults=True):
+    """What the model says of an Assessment's rows beside their scores; what it does not say is absent.
+
+    unknown: why a row's answer counts for nothing, "" where it counts. mode, confidence: the likeliest failure and its
+    probability; those of all `labels` are in probabilities. life: mean, p10, p50, p90 in life_unit. line: expected Hz,
+    found Hz, order found, dB above chance. contributions: shares of `channels` in the score. Floats are not rounded.
+    """
+
+    unknown: tuple[str, ...] | None = None
+    mode: tuple[str, ...] | None = None
+    confidence: tuple[float, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    probabilities: tuple[tuple[float, ...], ...] | None = None
+    life: tuple[tuple[float, float, float, float], ...] | None = None
+    life_unit: str | None = None
+    line: tuple[tuple[float, float, float, float], ...] | None = None
+    channels: tuple[str, ...] | None = None
+    contributions: tuple[tuple[float, ...], ...] | None = None
+
+
 class Assessment(Struct, frozen=True, omit_defaults=True):
     """Rows of one asset settled together; topic `kizashi.assessment.v1`, key = asset, off by default.
 
-    t_end: event time of each row's last sample, Unix ns. state: 0 normal, 1 over the limit, 2 alert active.
-    seq: that of the frame which completed the row. Arrays have one entry per row, in order.
+    t_end: event time of each row's last sample, Unix ns. state: 0 normal, 1 over the limit, 2 alert active, 3 unknown:
+    the row is not judged, `answers.unknown` says why. seq: that of the frame which completed the row. Arrays have one
+    entry per row, in order.
     """
 
     asset: str
@@ -21,6 +42,7 @@ class Assessment(Struct, frozen=True, omit_defaults=True):
     limit: tuple[float, ...]
     state: tuple[int, ...]
     historical: bool = False
+    answers: RowAnswers | None = None
     v: Literal[1] = 1
 
 

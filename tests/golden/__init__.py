@@ -18,6 +18,9 @@ from schemas import (
     Component,
     Contribution,
     DeadLetter,
+    Life,
+    Line,
+    RowAnswers,
     TelemetryFrame,
     Window,
 )
@@ -59,10 +62,22 @@ MESSAGES: dict[str, Struct] = {
         (Contribution("pressure", 0.75, "down"), Contribution("temperature", 0.25, "up"),
          Contribution("count", 0.0, "flat")),
         Window(_T0, _T0 + 9, 4)),
+    "alert-answers.v1.json": Alert(
+        "b" * 24, 1, "raised", True, "kyoto", "line-1/pump-07", "pump", "bearing", "high", "B", True, _T0, _T0, _T0,
+        4.5, 1.0, "outer (93%)", _BIRTH_ID, 41, "bearing-order@1.0.0", mode="outer", confidence=0.93,
+        life=Life(125.0, 101.5, 118.0, 125.0, "cycles", at_least=True), line=Line(107.4, 107.1, 3.57, 14.2)),
     "assessment-minimal.v1.bin": Assessment("pump-07", _BIRTH_ID, "anomaly-mewma", (), (), (), (), ()),
     "assessment-full.v1.bin": Assessment(
         "pump-07", _BIRTH_ID, "anomaly-mewma", (7, 8, 9), (_T0, _T0 + 1, _T0 + 2), (0.1, 1.5, float("inf")),
         (1.0, 1.0, 1.0), (0, 1, 2), historical=True),
+    "assessment-answers.v1.bin": Assessment(
+        "pump-07", _BIRTH_ID, "bearing-order", (7, 8), (_T0, _T0 + 1), (0.1, 1.5), (1.0, 1.0), (3, 1),
+        answers=RowAnswers(
+            ("the shaft does not turn: rpm is 0", ""), mode=("normal", "outer"), confidence=(0.5, 0.93),
+            labels=("normal", "outer"), probabilities=((0.5, 0.5), (0.07, 0.93)),
+            life=((125.0, 101.5, 118.0, 125.0), (20.0, 12.0, 19.0, 30.5)), life_unit="cycles",
+            line=((0.0, 0.0, 0.0, 0.0), (107.4, 107.1, 3.57, 14.2)), channels=("x", "y"),
+            contributions=((1.0, 0.0), (0.25, 0.75)))),
     "calibration-minimal.v1.bin": Calibration(
         "pump-07", _BIRTH_ID, "anomaly-mewma", 200, _T0, 2000, ("pressure",), (1,), (5.0,), (0.5,), (1.0,), 9.2),
     "calibration-full.v1.bin": Calibration(

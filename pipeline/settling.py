@@ -1,0 +1,80 @@
+"""Settling: from the outputs of a computed batch to judged rows, alerts and assessments. Pure; `flow` calls it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.bundle import ModelSpec
+from pipeline import advise, answers, episodes, judge, refuse
+from pipeline.batch import Batch, Segment
+from pipeline.columns import F64, Array, Bool, Effects
+from pipeline.infer import Outcome
+from pipeline.state import JUDGED, ROWS_DEAD_LETTERED, ROWS_SCORED
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """topic: source topic, named in dead letters. stale_ms: older alerts annunciate nothing."""
+
+    topic: str
+    stale_ms: int
+    assessments: bool
+
+
+@dataclass(slots=True)
+class Scored:
+    """A computed batch. score: (n,) rounded. usable: (n,) the engine gave a finite score."""
+
+    spec: ModelSpec
+    batch: Batch
+    outcome: Outcome
+    score: F64
+    usable: Bool
+
+    @classmethod
+    def of(cls, spec: ModelSpec, batch: Batch, outcome: Outcome) -> "Scored":
+        score = np.round(np.asarray(outcome.outputs[spec.outputs.score], np.float64).reshape(-1), judge.SCORE_DECIMALS)
+        usable = np.isfinite(score)
+        usable[list(outcome.failed)] = False
+        return cls(spec, batch, outcome, score, usable)
+
+
+def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None:
+    """Judge the rows of one segment; count them, and tell what came of them."""
+    pool, here, spec = seg.pool, seg.here, scored.spec
+    slot, seq, t_end, ts_ms = (seg.column(n) for n in ("slot", "seq", "t_end", "ts_ms"))
+    good, score, counts = scored.usable[here], scored.score[here], pool.table["counts"]
+    seg.partition.unsettled -= len(slot)
+    np.add.at(counts[:, JUDGED], slot, 1)
+    np.add.at(counts[:, ROWS_SCORED], slot[good], 1)
+    for i in np.flatnonzero(~good).tolist():
+        counts[slot[i], ROWS_DEAD_LETTERED] += 1
+        effects.dead_letters.append(refuse.row(terms.topic, seg, i, scored.outcome.failed.get(seg.at + i)))
+    doubt, reasons = seg.rows.doubt, seg.rows.reasons
+    said = unknown = None
+    if doubt is not None or spec.outputs.unknown is not None or terms.assessments:
+        said = _answers(scored, seg, doubt, reasons)
+        unknown = said.unknown != 0
+    state, transitions = judge.step(pool, slot, score, t_end, seq, good, unknown)
+    if transitions:
+        said = said or _answers(scored, seg, doubt, reasons)
+        z = _deviation(scored.batch)
+        for t in transitions:
+            if pool.table["historical"][t.slot]:
+                continue  # assessed, never a live alert
+            episodes.say(pool, t.slot, effects, advise.alert(
+                pool, t, score=float(score[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]),
+                ts_ms=int(ts_ms[t.row]), frames=seg.rows.frames, stale_ms=terms.stale_ms, answers=said,
+                z=None if z is None else z[seg.at + t.row]))
+    if terms.assessments:
+        effects.assessments += advise.assessments(pool, np.flatnonzero(good), slot, seq, t_end, score, state, said)
+
+
+def _answers(scored: Scored, seg: Segment, doubt: Array | None, reasons: tuple[str, ...]) -> answers.Answers:
+    mine = None if doubt is None else doubt[seg.a:seg.b]
+    return answers.read(scored.spec.outputs, scored.outcome.outputs, seg.here, mine, reasons)
+
+
+def _deviation(batch: Batch) -> Array | None:
+    """Return how far each channel of each row is from normal, for the direction in an alert; None if unknown."""
+    return batch.buffers["z"] - batch.buffers["center"] if "z" in batch.buffers else None

@@ -1,0 +1,114 @@
+"""Kind `ewma`: the means of the flow are those that models are trained on, for any cut and any order of channels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.answerspec import LifeSpec, OutputSpec, UnknownSpec
+from engines.base import TensorSpec
+from engines.bundle import Bundle
+from engines.kindspec import EwmaSpec
+from engines.recipes import rul_state
+from engines.spec import MatchSpec, ModelSpec
+from tests.rig import CARD, Rig, birth, frame
+
+CHANNELS = rul_state.CHANNELS
+SPEC = ModelSpec(
+    name="life", version="1.0.0", kind="ewma", rule="life", card=CARD,
+    outputs=OutputSpec(life=LifeSpec("cycles", cap=125.0), unknown=UnknownSpec("unknown", ("too few", "outside"))),
+    ewma=EwmaSpec(rul_state.SMOOTHINGS, age=rul_state.CYCLES,
+                  settings=dict(zip(rul_state.SETTINGS, rul_state.SETTING_SCALE, strict=True)),
+                  squares=rul_state.SETTINGS[:2]),
+    match=MatchSpec(channels=CHANNELS))
+BUNDLE = Bundle(SPEC, Path("."), b"", "0" * 64)
+#: As a plant may send them: another order, and one that the model does not take.
+SENT = ("oil", *CHANNELS[::-1])
+
+
+class Keeps:
+    """Keeps what it is shown; says 200 / count cycles, and "too few" below 3 samples."""
+
+    name = "keeps"
+    inputs = tuple(TensorSpec(n, "f8", s) for n, s in SPEC.rows(len(CHANNELS), 1).items())
+    outputs = tuple(TensorSpec(n, "f4", ()) for n in ("score", "rul", "p10", "p50", "p90"))
+
+    def __init__(self):
+        self.seen = []
+
+    def warm_up(self, batch): ...
+
+    def infer(self, inputs):
+        self.seen.append({k: np.array(v) for k, v in inputs.items()})
+        rul = (200 / inputs["count"]).astype("f4")
+        return {"score": rul * 0 + 2, "rul": rul, "p10": rul - 1, "p50": rul, "p90": rul + 1,
+                "unknown": (inputs["count"] < 3).astype("i4")}
+
+    def close(self): ...
+
+
+def streamed(samples, cuts, per_frame=1):
+    asset = birth("engine", channels=SENT, samples=per_frame)
+    rig = Rig.make(BUNDLE, [asset], engine=Keeps())
+    sent = np.concatenate([np.ones((len(samples), 1)), samples[:, ::-1]], axis=1)
+    frames = [frame(asset, i, sent[i * per_frame:(i + 1) * per_frame].T) for i in range(len(samples) // per_frame)]
+    for part in np.split(np.arange(len(frames)), cuts):
+        rig.poll([frames[i] for i in part])
+    rig.drain()
+    return rig, {k: np.concatenate([b[k] for b in rig.engine.seen]) for k in ("ewma", "count", "last", "same")}
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(5)
+    out = rng.normal(3.0, 1.0, (30, len(CHANNELS))).astype("f4").astype("f8")
+    out[5:9, 7] = out[4, 7]  # a sensor that stands still for a while
+    return out
+
+
+def test_means_are_bit_for_bit_those_of_training(samples):
+    rig, got = streamed(samples, [1, 2, 9, 10])
+    want = rul_state.run([rul_state.History("e", samples)])
+    for name, array in want.inputs().items():
+        assert np.array_equal(got[name], array), name
+    assert rig.totals()["rows_scored"] == 30
+
+
+def test_the_cut_of_the_stream_and_the_frame_length_change_nothing(samples):
+    _, one = streamed(samples, [])
+    _, other = streamed(samples, [3, 4, 20])
+    _, wide = streamed(samples, [2], per_frame=3)
+    for name in one:
+        assert np.array_equal(one[name], other[name])
+        assert np.array_equal(one[name][2::3], wide[name])
+
+
+def test_an_unknown_answer_is_assessed_with_its_reason_and_never_judged(samples):
+    rig, _ = streamed(samples, [4])
+    told = rig.effects.assessments
+    reasons = [r for a in told for r in a.answers.unknown]
+    assert reasons == ["too few"] * 2 + [""] * 28
+    assert [s for a in told for s in a.state] == [3, 3] + [2] * 28
+    assert told[0].answers.life[0] == (200.0, 199.0, 200.0, 201.0) and told[0].answers.life_unit == "cycles"
+    raised, = [a for a in rig.alerts if a.state == "raised"]
+    assert raised.seq == 2  # the first answer that counts
+    assert raised.life.mean == 66.7 and not raised.life.at_least
+    assert "remaining life 67 cycles (80 %: 66 to 68)" in raised.why
+
+
+def test_an_asset_without_a_channel_of_the_model_is_refused_by_name(samples):
+    asset = birth("engine", channels=[c for c in SENT if c != "T30"], samples=1)
+    rig = Rig.make(BUNDLE, [asset], engine=Keeps())
+    rig.poll([frame(asset, 0, 1.0)])
+    letter, = rig.effects.dead_letters
+    assert letter.reason == "no_route" and "T30" in letter.detail
+
+
+def test_a_reboot_keeps_the_means_and_other_channels_forget_them(samples):
+    rig = Rig.make(BUNDLE, [a := birth("engine", channels=SENT, samples=1),
+                            b := birth("engine", channels=SENT, samples=1, start=2)], engine=Keeps())
+    rig.poll([frame(a, i, 1.0) for i in range(4)])
+    rig.poll([frame(b, 0, 1.0)])
+    rig.drain()
+    counts = np.concatenate([x["count"] for x in rig.engine.seen])
+    assert counts.tolist() == [1, 2, 3, 4, 5]
