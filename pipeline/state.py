@@ -79,6 +79,9 @@ class Table:
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
     def grow(self) -> None:
         for column in self.columns:
             array = self._new(column, self.capacity * 2)
