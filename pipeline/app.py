@@ -12,7 +12,7 @@ from mode.supervisors import CrashingSupervisor
 
 from engines import Bundle, Engine
 from pipeline import broker
-from pipeline.assembly import bundles_of, flow_settings, routes_of
+from pipeline.assembly import bundles_of, fallback_of, flow_settings, routes_of
 from pipeline.births import BirthBook
 from pipeline.broker import Follower, murmur2_partition
 from pipeline.custody import Custody
@@ -148,7 +148,7 @@ class Runtime:
         partitions = await check_topics(settings, cfg)
         await self._compare_topics(cfg, partitions)
         seats = Seating(self.bundles, routes_of(settings), self.births, settings.worker.max_assets,
-                        lambda asset: murmur2_partition(asset.encode(), partitions))
+                        lambda asset: murmur2_partition(asset.encode(), partitions), fallback_of(settings))
         limits = Limits(settings.engine.deadline_s, settings.engine.restart_after_s)
         servings = {name: Serving(engines, self.telemetry, limits) for name, engines in self.engines.items()}
         self.fleet = fleet = Fleet(servings, self.fitter)

@@ -24,7 +24,8 @@ def bundles_of(settings: Settings, refused: list[str] | None = None, *, resume: 
     """
     offers, record, policy = candidates(settings), read_record(settings), trust_policy(settings)
     faults, bundles = [], {}
-    for name in sorted({route.bundle for route in settings.routes}):
+    fallback = fallback_of(settings)
+    for name in sorted({route.bundle for route in settings.routes} | ({fallback} if fallback else set())):
         try:
             bundles[name] = load_best(name, offers, record, policy, refused, resume=resume, try_out=try_out)
         except ModelError as error:
@@ -42,7 +43,12 @@ def trust_policy(settings: Settings) -> TrustPolicy:
 
 
 def routes_of(settings: Settings) -> list[Route]:
-    return [Route(r.bundle, r.match.asset_class, r.match.site) for r in settings.routes]
+    return [Route(r.bundle, r.match.asset_class, r.match.site, r.match.channels) for r in settings.routes]
+
+
+def fallback_of(settings: Settings) -> str | None:
+    """Return the bundle of assets that no route matches; None if a route matches all, or nothing is to serve them."""
+    return None if any(route.matches_all for route in routes_of(settings)) else settings.models.fallback
 
 
 def open_engines(settings: Settings, bundles: Mapping[str, Bundle]) -> dict[str, Engine]:

@@ -153,9 +153,11 @@ class Effects:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     assessments: list[Assessment] = field(default_factory=list)
     calibrations: list[Calibration] = field(default_factory=list)
+    notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # for the log: name of an event, its fields
 
     def extend(self, other: "Effects") -> None:
         self.alerts += other.alerts
         self.dead_letters += other.dead_letters
         self.assessments += other.assessments
         self.calibrations += other.calibrations
+        self.notes += other.notes

@@ -185,6 +185,10 @@ class Flow:
                     codes[:] = acquire.resolve(part, live)
                     todo = np.flatnonzero(codes < 0)[::-1].tolist()
                     continue
+            for birth, bundle in self.seats.unrouted:
+                effects.notes.append(("unrouted", {"asset": birth.asset, "asset_class": birth.asset_class,
+                                                   "site": birth.site, "bundle": bundle}))
+            self.seats.unrouted.clear()
             if code == CUT:
                 return k
             codes[k] = code

@@ -32,23 +32,34 @@ HELD, LATER, WAITS, CUT = -2, -3, -4, -5  # verdicts on a frame without a slot, 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Assets that match go to `bundle`; None matches everything. The first matching route wins."""
+    """Assets that match go to `bundle`; None matches everything. The first matching route wins.
+
+    channels: names that the asset must have.
+    """
 
     bundle: str
     asset_class: str | None = None
     site: str | None = None
+    channels: tuple[str, ...] = ()
 
     def matches(self, birth: AssetBirth) -> bool:
-        return self.asset_class in (None, birth.asset_class) and self.site in (None, birth.site)
+        return (self.asset_class in (None, birth.asset_class) and self.site in (None, birth.site)
+                and (not self.channels or set(self.channels) <= {c.name for c in birth.channels}))
+
+    @property
+    def matches_all(self) -> bool:
+        return self == Route(self.bundle)
 
 
 class Seating:
     """Decides where frames go whose key has no slot. max_assets: slots per partition, historical lanes included."""
 
     def __init__(self, bundles: Mapping[str, Bundle], routes: Sequence[Route], births: BirthBook, max_assets: int,
-                 partition_of: Callable[[str], int] | None) -> None:
+                 partition_of: Callable[[str], int] | None, fallback: str | None = None) -> None:
+        """fallback: bundle of assets that no route matches; they are named in `unrouted` until that is taken."""
         self.bundles, self.routes, self.births, self.max_assets = dict(bundles), routes, births, max_assets
-        self._partition_of = partition_of
+        self._partition_of, self._fallback = partition_of, fallback
+        self.unrouted: list[tuple[AssetBirth, str]] = []
 
     def replace(self, bundle: Bundle) -> None:
         """Serve assets by another version of a bundle from now on."""
@@ -57,15 +68,16 @@ class Seating:
     def route(self, birth: AssetBirth) -> Bundle:
         """Return the bundle that serves this asset. Raises Rejected("no_route")."""
         route = next((r for r in self.routes if r.matches(birth)), None)
-        if route is None:
+        name = self._fallback if route is None else route.bundle
+        if name is None:
             raise Rejected("no_route", f"no route matches asset_class={birth.asset_class} site={birth.site}. "
-                           "Add a [[routes]] entry")
-        bundle = self.bundles[route.bundle]
+                           "Add a [[routes]] entry, or name a bundle in models.fallback")
+        bundle = self.bundles[name]
         taken = set(bundle.spec.match.channels)
         misfits = bundle.spec.misfits([c.name for c in birth.channels], birth.samples_per_frame, birth.rate_hz,
                                       (c.unit for c in birth.channels if not taken or c.name in taken))
         if misfits:
-            raise Rejected("no_route", f"bundle {route.bundle} cannot serve it: {'; '.join(misfits)}. "
+            raise Rejected("no_route", f"bundle {name} cannot serve it: {'; '.join(misfits)}. "
                            "Route this asset to another bundle, or change its frames")
         return bundle
 
@@ -143,6 +155,8 @@ class Seating:
         if part.assets >= self.max_assets:
             raise Rejected("asset_limit", f"the partition holds {part.assets} assets, worker.max_assets is "
                            f"{self.max_assets}. Raise it, or add partitions")
+        if self._fallback is not None and not any(r.matches(birth) for r in self.routes):
+            self.unrouted.append((birth, self._fallback))
         pool = part.pools.get(pool_key) or part.add_pool(self.new_pool(birth))
         slot = pool.take(offset)
         part.enter(pool, slot, Slot(birth.asset, birth, historical, past, offset))  # the frame's copy of the name goes

@@ -200,6 +200,8 @@ class Worker:
             await self._next_settled()
 
     def _report(self, effects: Effects) -> None:
+        for event, fields in effects.notes:
+            self._telemetry.events.emit(event, **fields)
         if not (effects.alerts or effects.dead_letters or effects.assessments or effects.calibrations):
             return
         if time.monotonic() - self._beat_at > self._settings.group.session_timeout_s:

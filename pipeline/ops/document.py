@@ -41,7 +41,7 @@ def _section(name: str, section: Section) -> Iterator[str]:
 def _routes(routes: tuple[Route, ...]) -> Iterator[str]:
     yield from ("", "# The first route that matches an asset names the bundle that serves it.")
     for route in routes:
-        match = ", ".join(f"{k} = {json.dumps(v)}" for k, v in route.match.model_dump(exclude_none=True).items())
+        match = ", ".join(f"{k} = {json.dumps(v)}" for k, v in route.match.model_dump(exclude_defaults=True).items())
         yield from ("[[routes]]", f"match = {{{match}}}", f"bundle = {json.dumps(route.bundle)}")
 
 

@@ -103,6 +103,9 @@ EVENTS: dict[str, Event] = {
     "births_refused": Event(_WARNING, "births that are none; their assets' frames wait in vain", quiet_s=_QUIET_S),
     "birth_unroutable": Event(_WARNING, "no route or bundle serves this asset", quiet_s=_QUIET_S),
     "asset_retired": Event(_INFO, "the asset's slot is free and its alerts are cleared", quiet_s=_QUIET_S),
+    "unrouted": Event(
+        _WARNING, "no route matches an asset's class, site and channels; models.fallback serves it", quiet_s=_QUIET_S,
+    ),
     "calibrated": Event(_INFO, "assets with a baseline of their own", quiet_s=_QUIET_S),
     "alerts": Event(
         # The newest of each kind once a second: during a flood the log stays readable, the topic has them all.

@@ -214,6 +214,10 @@ class Models(Section):
         {}, "", "bundle -> lowest version that may serve: older ones have faults",
         allowed='versions by bundle, as {"anomaly-mewma" = "1.2.3"}',
     )
+    fallback: str | None = _key(
+        DEFAULT_BUNDLE, "", "bundle of assets that no route matches, an event says so; none: a dead letter each frame",
+        allowed="name of a bundle",
+    )
     poll_s: float = _key(
         5.0, "s", "how often the folder is looked at for new bundles; 0: only at the start", ge=0, le=3600
     )
@@ -235,6 +239,8 @@ class Match(Section):
 
     asset_class: str | None = _key(None, "", "as in the asset's birth; none: every class")
     site: str | None = _key(None, "", "as in the asset's birth; none: every site")
+    channels: tuple[str, ...] = _key((), "", "names of channels that the asset must have; none: any",
+                                     allowed="names of channels")
 
 
 class Route(Section):
@@ -243,10 +249,6 @@ class Route(Section):
         min_length=1, description="name of the bundle that serves them",
         json_schema_extra={"unit": "", "allowed": "name of a bundle"},
     )
-
-    def serves(self, asset_class: str, site: str) -> bool:
-        """Tell whether an asset of this class and site takes this route."""
-        return self.match.asset_class in (None, asset_class) and self.match.site in (None, site)
 
 
 class Metrics(Section):
@@ -291,7 +293,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # Sources are read by `load_settings` alone, which knows where each value came from.
         return (init_settings,)
-
-    def bundle_for(self, asset_class: str, site: str) -> str | None:
-        """Return the bundle of the first route that matches, or None."""
-        return next((r.bundle for r in self.routes if r.serves(asset_class, site)), None)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline import infer
-from pipeline.assembly import bundles_of, flow_settings, open_engines, routes_of
+from pipeline.assembly import bundles_of, fallback_of, flow_settings, open_engines, routes_of
 from pipeline.births import BirthBook
 from pipeline.columns import Effects, Poll
 from pipeline.flow import Flow, Step
@@ -32,7 +32,8 @@ class Replay:
         for engine in self._engines.values():
             self._opened.callback(engine.close)
         # A capture may hold any part of a topic, so where an asset belongs is not asked.
-        seats = Seating(bundles, routes_of(settings), BirthBook(), settings.worker.max_assets, partition_of=None)
+        seats = Seating(bundles, routes_of(settings), BirthBook(), settings.worker.max_assets, partition_of=None,
+                        fallback=fallback_of(settings))
         self.flow = Flow(replace(flow_settings(settings), assessments=True), seats,
                          {name: engine.inputs for name, engine in self._engines.items()})
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from pipeline.assembly import fallback_of, routes_of
 from pipeline.errors import ConfigError
 from pipeline.ops.config import Settings, load_settings
+from pipeline.seating import Route as SeatingRoute
 from schemas import topics
 
 
@@ -51,7 +53,7 @@ def test_a_section_and_the_routes_may_come_as_json_in_one_variable():
     environ = {"KIZASHI_GROUP": '{"id": "line-1"}', "KIZASHI_ROUTES": '[{"bundle": "a", "match": {"site": "kyoto"}}]'}
     settings = load_settings(None, {}, environ)
     assert settings.group.id == "line-1"
-    assert settings.bundle_for("pump", "kyoto") == "a"
+    assert routes_of(settings) == [SeatingRoute("a", site="kyoto")]
 
 
 def test_variables_that_are_no_settings_are_left_alone():
@@ -157,19 +159,19 @@ def test_secrets_show_in_no_fault_and_no_repr(tmp_path):
         assert "hunter2" not in text
 
 
-def test_the_first_matching_route_wins_and_none_may_match(tmp_path):
+def test_routes_match_by_class_site_and_channels(tmp_path):
     path = write(tmp_path, """
         [[routes]]
         match = {asset_class = "pump", site = "kyoto"}
         bundle = "a"
         [[routes]]
-        match = {asset_class = "pump"}
+        match = {channels = ["rpm", "acc"]}
         bundle = "b"
     """)
     settings = load_settings(path, {}, {})
-    asked = (("pump", "kyoto"), ("pump", "osaka"), ("fan", "kyoto"))
-    assert [settings.bundle_for(*a) for a in asked] == ["a", "b", None]
-    assert Settings().bundle_for("anything", "anywhere") == "anomaly-mewma"
+    assert routes_of(settings) == [SeatingRoute("a", "pump", "kyoto"), SeatingRoute("b", channels=("rpm", "acc"))]
+    assert fallback_of(settings) == "anomaly-mewma"
+    assert fallback_of(Settings()) is None  # its route matches everything
 
 
 def test_the_prefix_stands_for_the_leading_kizashi_of_every_topic():
