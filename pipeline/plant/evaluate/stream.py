@@ -23,6 +23,16 @@ def routed(settings: Settings, asset_class: str, bundle: str) -> Settings:
     return settings.model_copy(update={"routes": (own, *rest)})
 
 
+def patient(settings: Settings) -> Settings:
+    """Return the settings for assets that send hours apart: silent after the longest time that may be set.
+
+    The default of a minute would take every frame for a return, and begin a new window with it.
+    """
+    if "silent_after_s" in settings.worker.model_fields_set:
+        return settings
+    return settings.model_copy(update={"worker": settings.worker.model_copy(update={"silent_after_s": 604_800.0})})
+
+
 def assessed(
     settings: Settings, messages: Iterable[Message], poll_records: int = 1024,
     refused: Callable[[str], None] = lambda line: None,
