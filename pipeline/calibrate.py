@@ -88,17 +88,21 @@ def usable(quantities: Sequence[str], recipe: MewmaSpec) -> Mask:
     return np.array([not any(word in quantity.casefold() for word in slow) for quantity in quantities], bool)
 
 
-def calibrate(rows: F64, recipe: MewmaSpec, allowed: Mask | None = None, drivers: I64 | None = None) -> Baseline:
+def calibrate(
+    rows: F64, recipe: MewmaSpec, allowed: Mask | None = None, drivers: I64 | None = None, names: Sequence[str] = (),
+) -> Baseline:  # fmt: skip
     """Fit the chart on `rows` (N, C), finite, physical units, oldest first.
 
-    allowed: (C,) from `usable`; None allows every channel. drivers: from `regime.drivers`, no part of the chart. Raises
-    ValueError when there are fewer than `recipe.calibration_rows` rows. Takes 1.5 ms for 400 rows of 8 channels.
+    allowed: (C,) from `usable`; None allows every channel. drivers: from `regime.drivers`, no part of the chart. names:
+    of the channels, for reasons. Raises ValueError when there are fewer than `recipe.calibration_rows` rows. Takes 1.5
+    ms for 400 rows of 8 channels.
     """
     # One memory layout for every caller: the order of NumPy's sums follows it.
     rows = np.array(rows, dtype=np.float64, order="C")
     if len(rows) < recipe.calibration_rows:
         raise ValueError(f"{len(rows)} rows, the recipe wants {recipe.calibration_rows} calibration rows")
     channels = rows.shape[1]
+    names = names or [f"number {i}" for i in range(channels)]
     allowed = np.ones(channels, bool) if allowed is None else allowed.copy()
     with np.errstate(over="ignore", invalid="ignore"):  # finite samples may have no finite variance: dead, below
         center = rows.mean(axis=0)
@@ -118,7 +122,7 @@ def calibrate(rows: F64, recipe: MewmaSpec, allowed: Mask | None = None, drivers
     z = np.where(live, deviation, 0.0)
     ratio = von_neumann(z)
     steady = (ratio >= recipe.stationarity) & (von_neumann(_block_means(z)) >= recipe.slow_stationarity)
-    kept, *reasons = _choose(live & allowed, steady, ratio)
+    kept, *reasons = _choose(live & allowed, steady, ratio, names)
 
     states = _recursion(deviation, recipe.smoothing)
     whitening, limit = np.zeros((channels, channels)), 1.0
@@ -126,7 +130,7 @@ def calibrate(rows: F64, recipe: MewmaSpec, allowed: Mask | None = None, drivers
         gain = _gain(ratio[kept], recipe.smoothing)
         held_out = _held_out_t2(z[:, kept], states[:, kept], gain, recipe)
         limit = gamma_tail(held_out, recipe.exceedance)
-        reasons += _doubts(z, ratio, kept, float(held_out.mean()), limit, recipe)
+        reasons += _doubts(z, ratio, kept, float(held_out.mean()), limit, recipe, names)
         whitening[np.ix_(kept, kept)] = _inverse_root(_correlation(z[:, kept])) / gain
     reasons.append(followed.reason if followed else "")
     reason = "; ".join(filter(None, reasons))
@@ -143,7 +147,9 @@ def _recursion(z: F64, smoothing: float) -> F64:
     return states
 
 
-def _doubts(z: F64, ratio: F64, kept: Mask, mean_t2: float, limit: float, recipe: MewmaSpec) -> list[str]:
+def _doubts(
+    z: F64, ratio: F64, kept: Mask, mean_t2: float, limit: float, recipe: MewmaSpec, names: Sequence[str],
+) -> list[str]:  # fmt: skip
     """Say what speaks against a baseline: a level that moved, a limit far above that of a steady asset."""
     found, count = [], int(kept.sum())
     if mean_t2 / count > _UNSTEADY:
@@ -152,7 +158,7 @@ def _doubts(z: F64, ratio: F64, kept: Mask, mean_t2: float, limit: float, recipe
         wander = np.where(kept, _wander(z, ratio), 0.0)
         worst = int(wander.argmax())
         if wander[worst] > recipe.wander_bound:
-            found.append(f"channel number {worst} has a step or a trend: its cumulated deviation is "
+            found.append(f"channel {names[worst]} has a step or a trend: its cumulated deviation is "
                          f"{wander[worst]:.1f}, a steady one's stays below {recipe.wander_bound:g}")
     if recipe.limit_bound is not None:
         above = limit / _quantile(float(count), float(count), recipe.exceedance)
@@ -187,7 +193,7 @@ def _block_means(x: F64) -> F64:
     return means
 
 
-def _choose(live: Mask, steady: Mask, ratio: F64) -> tuple[Mask, str]:
+def _choose(live: Mask, steady: Mask, ratio: F64, names: Sequence[str]) -> tuple[Mask, str]:
     kept = live & steady
     if kept.any():
         return kept, ""
@@ -195,7 +201,7 @@ def _choose(live: Mask, steady: Mask, ratio: F64) -> tuple[Mask, str]:
         return kept, "no channel that may be charted changes its value"
     best = int(np.argmax(np.where(live, ratio, -1.0)))
     kept[best] = True
-    return kept, f"every channel drifts; kept the steadiest, number {best}, with von Neumann ratio {ratio[best]:.2f}"
+    return kept, f"every channel drifts; kept the steadiest, {names[best]}, with von Neumann ratio {ratio[best]:.2f}"
 
 
 def _gain(ratio: F64, smoothing: float) -> F64:

@@ -143,8 +143,10 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
         if at + count == total:
             who = pool.slots[slot]
             assert who is not None
-            quantities = [c.quantity for c in pool.channels_of(who.birth)]
-            baseline = calibrate(rows, spec, usable(quantities, spec), drivers(quantities, spec))
+            channels = pool.channels_of(who.birth)
+            quantities = [c.quantity for c in channels]
+            baseline = calibrate(rows, spec, usable(quantities, spec), drivers(quantities, spec),
+                                 [c.name for c in channels])
             adopt(pool, slot, baseline)
             del pool.calibration[slot]
             finished.append(Calibrated(slot, stop - 1, total))

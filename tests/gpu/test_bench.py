@@ -18,7 +18,7 @@ def _bed(tmp_path, monkeypatch):
 def test_table_has_the_stages_of_a_device_and_a_row_for_each_size():
     out = bed.run(BENCH).stdout
     assert "tensorrt: Stand-in (no GPU)" in out
-    assert "anomaly-mewma 1.0.0 on tensorrt: 20 batches per size, 3 in flight, memory discrete, graphs yes; us" in out
+    assert "anomaly-mewma 1.1.0 on tensorrt: 20 batches per size, 3 in flight, memory discrete, graphs yes; us" in out
     head = next(line.split() for line in out.splitlines() if line.lstrip().startswith("rows"))
     assert head[:8] == ["rows", "queue", "pack", "enqueue", "h2d", "compute", "d2h", "unpack"]
     assert "on onnx_cpu" in out

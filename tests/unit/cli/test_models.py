@@ -36,14 +36,14 @@ def versioned(folder: Path, version: str) -> Path:
     """Copy the shipped bundle and call it another version."""
     copy = shutil.copytree(SHIPPED, folder)
     passport = copy / "model.toml"
-    passport.write_text(passport.read_text().replace('version = "1.0.0"', f'version = "{version}"'))
+    passport.write_text(passport.read_text().replace('version = "1.1.0"', f'version = "{version}"'))
     return copy
 
 
 def test_check_says_everything_of_the_shipped_bundles_and_that_they_are_in_order(here, capsys):
     code, out, err = run(capsys, "check", "--rounds", 20)
     assert (code, err) == (0, "")
-    assert out.startswith(f"anomaly-mewma 1.0.0  {SHIPPED}\n  trust        as shipped (pinned in this package)\n")
+    assert out.startswith(f"anomaly-mewma 1.1.0  {SHIPPED}\n  trust        as shipped (pinned in this package)\n")
     for text in ("model.onnx             1,132 B  sha256 ", "z f8[n, C]  [1]", "score f8[n]", "opset 13",
                  "382 rows in 4 cases, 5 sequences; 121 within 10% of the limit", "tensorrt ", "tensorrt_rtx ",
                  "onnx_cpu     parity ok on 382 rows, no decision changes", "reference    parity ok on 382 rows",
@@ -98,7 +98,7 @@ def test_key_that_is_made_signs_and_its_entry_is_what_the_configuration_takes(he
     assert code == 0
     assert stat.S_IMODE((here / "key.pem").stat().st_mode) == 0o600
     (here / "kizashi.toml").write_text('models.folder = "models"\nmodels.state = "state"\n' + entry)
-    folder = versioned(here / "models" / "a", "1.1.0")
+    folder = versioned(here / "models" / "a", "1.2.0")
     assert run(capsys, "check", "-c", "kizashi.toml", folder, "--rounds", 0)[0] == 4
     code, out, _ = run(capsys, "sign", folder, "--key", "key.pem")
     assert (code, out) == (0, "models/a: signed by key 'acme'\n".replace("models/a", str(folder)))
@@ -114,7 +114,7 @@ def test_key_that_is_made_signs_and_its_entry_is_what_the_configuration_takes(he
     rows = [line.split() for line in out.splitlines()]
     assert rows[0] == ["NAME", "VERSION", "TRUST", "SERVES", "WHERE"]
     assert rows[1] == ["anomaly-mewma", "1.1.0", "signed", "acme", "next", "models/a"]
-    assert ["anomaly-mewma", "1.0.0", "pinned", "-", str(SHIPPED)] in rows
+    assert ["anomaly-mewma", "1.1.0", "pinned", "-", str(SHIPPED)] in rows
 
 
 def test_key_is_never_written_over_and_has_an_id_of_its_own(here, capsys):
@@ -131,7 +131,7 @@ def test_key_is_never_written_over_and_has_an_id_of_its_own(here, capsys):
 
 def test_sign_writes_a_canonical_zip_and_leaves_the_folder_alone(here, capsys):
     run(capsys, "keygen", "key.pem", "--id", "acme")
-    folder = versioned(here / "a", "1.1.0")
+    folder = versioned(here / "a", "1.2.0")
     before = read_files(folder)
     code, out, _ = run(capsys, "sign", folder, "--key", "key.pem", "--id", "acme-2", "--zip", "models/a.zip")
     assert (code, out) == (0, "models/a.zip: signed by key 'acme-2'\n")
@@ -148,7 +148,7 @@ def test_sign_writes_a_canonical_zip_and_leaves_the_folder_alone(here, capsys):
 
 def test_sign_without_a_key_takes_an_old_signature_away(here, capsys):
     run(capsys, "keygen", "key.pem")
-    folder = versioned(here / "a", "1.1.0")
+    folder = versioned(here / "a", "1.2.0")
     assert run(capsys, "sign", folder, "--key", "key.pem")[0] == 0
     assert (folder / "manifest.sig").exists()
     assert run(capsys, "sign", folder)[0] == 0
@@ -176,29 +176,29 @@ def test_sign_refuses_what_cannot_be_signed(here, capsys, args, code, text):
 
 def test_rollback_is_recorded_and_keeps_newer_versions_from_serving(here, capsys):
     config = ("-c", "kizashi.toml", "--set", "models.allow_unsigned=true")
-    for version in ("1.1.0", "1.2.0"):
+    for version in ("1.2.0", "1.3.0"):
         run(capsys, "sign", versioned(here / "models" / version, version))
     settings = load_settings(here / "kizashi.toml", {}, {})
-    modelbook.record_active(settings, "anomaly-mewma", "1.1.0")
-    code, out, _ = run(capsys, "rollback", "anomaly-mewma", "--to", "1.0.0", "--why", "false alarms", *config)
+    modelbook.record_active(settings, "anomaly-mewma", "1.2.0")
+    code, out, _ = run(capsys, "rollback", "anomaly-mewma", "--to", "1.1.0", "--why", "false alarms", *config)
     assert code == 0
-    assert out.startswith("anomaly-mewma: 1.0.0 serves instead of 1.2.0; a running worker changes within")
+    assert out.startswith("anomaly-mewma: 1.1.0 serves instead of 1.3.0; a running worker changes within")
     (back,) = modelbook.read_record(settings).rollbacks
-    assert (back.from_, back.to, back.why) == ("1.2.0", "1.0.0", "false alarms")
+    assert (back.from_, back.to, back.why) == ("1.3.0", "1.1.0", "false alarms")
     assert back.who
     _, out, _ = run(capsys, "list", *config)
     served = {line.split()[1]: line.split()[3] for line in out.splitlines() if line.startswith("anomaly-mewma")}
-    assert served == {"1.0.0": "next", "1.1.0": "refused", "1.2.0": "refused"}
-    assert "refused: 1.2.0 was rolled back to 1.0.0 by " in out
-    assert "anomaly-mewma 1.2.0 -> 1.0.0 by " in out
-    modelbook.record_active(settings, "anomaly-mewma", "1.0.0")
+    assert served == {"1.1.0": "next", "1.2.0": "refused", "1.3.0": "refused"}
+    assert "refused: 1.3.0 was rolled back to 1.1.0 by " in out
+    assert "anomaly-mewma 1.3.0 -> 1.1.0 by " in out
+    modelbook.record_active(settings, "anomaly-mewma", "1.1.0")
     assert " yes " in run(capsys, "list", *config)[1]
 
 
 @pytest.mark.parametrize(("args", "text"), [
-    (("anomaly-mewma", "--to", "0.9.0"), "no version 0.9.0 of bundle 'anomaly-mewma', there are: 1.0.0. Put it into"),
+    (("anomaly-mewma", "--to", "0.9.0"), "no version 0.9.0 of bundle 'anomaly-mewma', there are: 1.1.0. Put it into"),
     (("nothing", "--to", "1.0.0"), "no version 1.0.0 of bundle 'nothing', there are: none"),
-    (("anomaly-mewma", "--to", "1.0.0"), "1.0.0 is the highest version of bundle 'anomaly-mewma' here"),
+    (("anomaly-mewma", "--to", "1.1.0"), "1.1.0 is the highest version of bundle 'anomaly-mewma' here"),
     (("made", "--to", "1.0.0"), "not rolled back, 1.0.0 could not serve: is not trusted: nobody signed it"),
 ])  # fmt: skip
 def test_rollback_refuses_what_could_not_serve(here, capsys, args, text):

@@ -32,7 +32,7 @@ def test_engine_that_is_not_to_be_had_is_named_with_the_reason_and_the_exit_code
     monkeypatch.setattr("engines.select.backends", lambda: lacking)
     assert main(["models", "bench", "anomaly-mewma", "--engine", "tensorrt", *FAST]) == 4
     told = capsys.readouterr().out
-    assert "anomaly-mewma 1.0.0 on tensorrt: NOT MEASURED: " in told
+    assert "anomaly-mewma 1.1.0 on tensorrt: NOT MEASURED: " in told
     assert "no NVIDIA driver" in told and 'set [engine] name = "onnx_cpu"' in told
 
 

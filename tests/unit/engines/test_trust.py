@@ -122,8 +122,8 @@ def test_version_below_the_lowest_allowed_is_refused_whoever_signed_it(tmp_path,
         assert load_bundle(folder, policy).spec.version == "1.0.0"
     else:
         assert fault(folder, policy) == f"version 1.0.0 is below models.min_version = {least} of made"
-    assert load_bundle(SHIPPED, TrustPolicy(min_version={"anomaly-mewma": "1.0.0"})).trust.status == "pinned"
-    assert "below" in fault(SHIPPED, TrustPolicy(min_version={"anomaly-mewma": "1.0.1"}))
+    assert load_bundle(SHIPPED, TrustPolicy(min_version={"anomaly-mewma": "1.1.0"})).trust.status == "pinned"
+    assert "below" in fault(SHIPPED, TrustPolicy(min_version={"anomaly-mewma": "1.1.1"}))
 
 
 def test_versions_are_ordered_by_number():
