@@ -13,7 +13,18 @@ from pipeline.answers import Answers
 from pipeline.columns import F64, I64, NS_PER_MS, Array
 from pipeline.judge import Transition, shares
 from pipeline.state import Pool, Slot
-from schemas import Alert, Assessment, Calibration, Contribution, Life, Line, RowAnswers, Window, alert_id
+from schemas import (
+    Alert,
+    Assessment,
+    Calibration,
+    CalibrationNotes,
+    Contribution,
+    Life,
+    Line,
+    RowAnswers,
+    Window,
+    alert_id,
+)
 from schemas.alert import Severity, State
 
 SILENT = "silent"
@@ -152,15 +163,25 @@ def silence(pool: Pool, slot: int, silent_ms: int, *, seq: int, since_ms: int, b
     )
 
 
-def calibration(pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, rows: int) -> Calibration:
-    """Tell others of a finished baseline."""
-    table, spec = pool.table, pool.bundle.spec
+def calibration(
+    pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, rows: int, reason: str = ""
+) -> Calibration:
+    """Tell others of a finished baseline; reason: why it is suspect."""
+    table, spec, names = pool.table, pool.bundle.spec, _names(pool, who)
+    driver = table["driver"][slot]
+    driver = driver[driver >= 0]
+    notes, k = None, len(driver)
+    if reason or k:
+        center, scale = table["center"][slot, driver], table["scale"][slot, driver]
+        low, high = (tuple((center + table[name][slot, :k] * scale).tolist()) for name in ("low", "high"))
+        slope = tuple(table["slope"][slot, :, :k].ravel().tolist())
+        notes = CalibrationNotes(reason, tuple(names[i] for i in driver), slope, low, high)
     return Calibration(
         asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}", seq=seq, t_end=t_end,
-        rows=rows, channels=_names(pool, who), kept=tuple(table["kept"][slot].tolist()),
+        rows=rows, channels=names, kept=tuple(table["kept"][slot].tolist()),
         center=tuple(table["center"][slot].tolist()), scale=tuple(table["scale"][slot].tolist()),
         whitening=tuple(table["whitening"][slot].ravel().tolist()), limit=float(table["limit"][slot]),
-        status="suspect" if table["suspect"][slot] else "good",
+        status="suspect" if table["suspect"][slot] else "good", notes=notes,
     )
 
 

@@ -138,11 +138,15 @@ class Rows:
 
 @dataclass(slots=True)
 class Calibrated:
-    """A slot whose baseline is finished by the frame at `frame` of the batch, from `rows` samples."""
+    """A slot whose baseline is finished by the frame at `frame` of the batch, from `rows` samples.
+
+    reason: why it is suspect, "" when it is good.
+    """
 
     slot: int
     frame: int
     rows: int
+    reason: str = ""
 
 
 @dataclass(slots=True)

@@ -84,7 +84,12 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
         z[order[a:b]] = state
         number[order[a:b]] = counted[at]
     done = np.flatnonzero(number % (spec.hop or pool.samples) == 0)
-    return _rows(pool, batch, live[done], z[done]), finished
+    rows = _rows(pool, batch, live[done], z[done])
+    if spec.regime_quantities:
+        doubt = doubts(table, rows.slot, z[done])
+        if doubt.any():
+            rows.doubt, rows.reasons = doubt, REASONS
+    return rows, finished
 
 
 def _explain(table: Table, slot: I64, x: F64) -> None:
@@ -149,7 +154,7 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
                                  [c.name for c in channels])
             adopt(pool, slot, baseline)
             del pool.calibration[slot]
-            finished.append(Calibrated(slot, stop - 1, total))
+            finished.append(Calibrated(slot, stop - 1, total, baseline.reason))
     return np.flatnonzero(live), finished
 
 

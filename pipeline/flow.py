@@ -215,7 +215,7 @@ class Flow:
             if not who.historical:
                 step.effects.calibrations.append(advise.calibration(
                     pool, who, done.slot, seq=int(batch.seq[done.frame]), t_end=int(batch.t0_ns[done.frame]),
-                    rows=done.rows))
+                    rows=done.rows, reason=done.reason))
         counts = pool.table["counts"]
         counts[batch.slot[groups.first], JUDGED] += groups.last - groups.first + 1
         if len(rows):  # these frames are judged when their rows are settled

@@ -26,11 +26,15 @@ _KEPT = tuple(c.name for c in (*ACQUIRE_COLUMNS, *judge.COLUMNS))
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """A baseline that an heir has learnt. seq, t_end [Unix ns]: of the frame that finished it; rows: samples."""
+    """A baseline that an heir has learnt. seq, t_end [Unix ns]: of the frame that finished it; rows: samples.
+
+    reason: why it is suspect, or "".
+    """
 
     seq: int
     t_end: int
     rows: int
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -86,7 +90,8 @@ class Succession:
                 return
         _, finished = kind.step(mirror, batch, groups)
         for done in finished:
-            heir.learnt[done.slot] = Learnt(int(batch.seq[done.frame]), int(batch.t0_ns[done.frame]), done.rows)
+            heir.learnt[done.slot] = Learnt(int(batch.seq[done.frame]), int(batch.t0_ns[done.frame]), done.rows,
+                                             done.reason)
 
     def cold(self, partitions: Iterable[Partition]) -> list[str]:
         """Name the assets that the new version is not warm for yet; silent ones are not waited for."""
@@ -151,7 +156,8 @@ def _calibrations(heir: Heir) -> Iterator[Calibration]:
     for slot, learnt in sorted(heir.learnt.items()):
         who = heir.pool.slots[slot]
         if who is not None and not who.historical:
-            yield advise.calibration(heir.pool, who, slot, seq=learnt.seq, t_end=learnt.t_end, rows=learnt.rows)
+            yield advise.calibration(heir.pool, who, slot, seq=learnt.seq, t_end=learnt.t_end, rows=learnt.rows,
+                                     reason=learnt.reason)
 
 
 def _empty_like(pool: Pool, bundle: Bundle) -> Pool:

@@ -216,6 +216,9 @@ class Worker:
         if effects.calibrations:
             done = effects.calibrations
             self._telemetry.events.emit("calibrated", count=len(done), asset=done[-1].asset)
+            for suspect in (c for c in done if c.status == "suspect"):
+                why = suspect.notes.reason if suspect.notes else ""
+                self._telemetry.events.emit("calibration_suspect", asset=suspect.asset, why=why)
         self._publisher.send(effects)
 
     def fail(self, error: BaseException) -> None:

@@ -46,11 +46,26 @@ class Assessment(Struct, frozen=True, omit_defaults=True):
     v: Literal[1] = 1
 
 
+class CalibrationNotes(Struct, frozen=True, omit_defaults=True):
+    """What else there is to say of a baseline. reason: why it is suspect.
+
+    drivers: channels that say how the asset is driven. slope: row-major (channels, drivers), physical units, what of a
+    channel follows them: x - slope (driver - its center) is charted. low, high: range of each driver that was seen.
+    """
+
+    reason: str = ""
+    drivers: tuple[str, ...] = ()
+    slope: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
 class Calibration(Struct, frozen=True, omit_defaults=True):
     """A finished per-asset baseline; topic `kizashi.calibration.v1`, compacted, key = asset. For other readers.
 
     channels: all channels; kept: 1 where the chart uses it, 0 where the stationarity test dropped it.
-    center, scale: per channel, physical units. whitening: row-major (channels, channels).
+    center, scale: per channel, physical units. whitening: row-major (channels, channels). notes: none if there is
+    nothing to say.
     """
 
     asset: str
@@ -67,3 +82,4 @@ class Calibration(Struct, frozen=True, omit_defaults=True):
     limit: float
     status: Literal["good", "suspect"] = "good"
     v: Literal[1] = 1
+    notes: CalibrationNotes | None = None

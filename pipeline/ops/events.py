@@ -107,6 +107,9 @@ EVENTS: dict[str, Event] = {
         _WARNING, "no route matches an asset's class, site and channels; models.fallback serves it", quiet_s=_QUIET_S,
     ),
     "calibrated": Event(_INFO, "assets with a baseline of their own", quiet_s=_QUIET_S),
+    "calibration_suspect": Event(
+        _WARNING, "a baseline not to be trusted: its alerts are provisional; `kizashi calibrate` starts it over",
+        quiet_s=_QUIET_S),
     "alerts": Event(
         # The newest of each kind once a second: during a flood the log stays readable, the topic has them all.
         _INFO, "alerts published; the line shows the newest", "kizashi_alerts_total", ("state", "severity"),

@@ -14,6 +14,7 @@ from schemas import (
     Assessment,
     AssetBirth,
     Calibration,
+    CalibrationNotes,
     Channel,
     Component,
     Contribution,
@@ -83,6 +84,10 @@ MESSAGES: dict[str, Struct] = {
     "calibration-full.v1.bin": Calibration(
         "pump-07", _BIRTH_ID, "anomaly-mewma", 200, _T0, 2000, ("pressure", "flow"), (1, 0), (5.0, 12.5), (0.5, 2.0),
         (1.0, 0.0, 0.0, 0.0), 9.2, "suspect"),
+    "calibration-driven.v1.bin": Calibration(
+        "pump-07", _BIRTH_ID, "anomaly-mewma", 200, _T0, 2000, ("flow", "speed"), (1, 0), (12.5, 1480.0), (2.0, 20.0),
+        (1.0, 0.0, 0.0, 0.0), 9.2, "suspect", notes=CalibrationNotes(
+            "the limit is 4.1 times that of 1 independent channels", ("speed",), (0.02, 0.0), (1400.0,), (1520.0,))),
     "deadletter-minimal.v1.bin": DeadLetter(
         "undecodable", "no msgpack", "acquire", "kizashi.telemetry.v1", 3, 88_121, 1_764_057_600_000, 2**20, "e3" * 32),
     "deadletter-full.v1.bin": DeadLetter(

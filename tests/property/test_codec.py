@@ -18,6 +18,7 @@ from schemas import (
     Assessment,
     AssetBirth,
     Calibration,
+    CalibrationNotes,
     Channel,
     Component,
     Contribution,
@@ -94,7 +95,8 @@ STRATEGIES: dict[type, Any] = {
         rows(st.integers(0, 2)), st.booleans()),
     Calibration: st.builds(
         Calibration, name, birth_id, text, int63, int63, st.integers(0, 10**9), rows(word), rows(st.integers(0, 1)),
-        rows(real), rows(real), rows(real, 9), real, st.sampled_from(["good", "suspect"])),
+        rows(real), rows(real), rows(real, 9), real, st.sampled_from(["good", "suspect"]),
+        notes=optional(st.builds(CalibrationNotes, text, rows(word), rows(real), rows(real), rows(real)))),
     DeadLetter: st.builds(
         DeadLetter, word, text, st.sampled_from(["acquire", "window", "condition", "infer"]), text,
         st.integers(0, 2**31 - 1), int63, int64, st.integers(0, 2**31 - 1),

@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as arrays
 
 from engines import load_bundle, shipped_bundles
 from engines.bundle import Bundle
-from pipeline import condition
 from pipeline.calibrate import calibrate
 from pipeline.plant.simulator import CHANNELS, Plant
 from pipeline.regime import drivers, explain, fit
@@ -158,13 +157,23 @@ def test_change_of_load_within_the_range_seen_is_no_anomaly_if_the_load_is_a_cha
     assert over < 0.01 if regime else over > 0.5
 
 
-def test_load_outside_of_the_range_seen_is_doubted_and_inside_is_not():
+def test_load_outside_of_the_range_seen_is_unknown_and_no_anomaly():
     load = np.concatenate([levels(np.random.default_rng(7), N), np.full(40, 60.0), np.full(40, 120.0),
                            np.full(100, 60.0)])
     rig = stream(pump(load), [])
-    table = rig.part().order[0].table
-    z = np.zeros((1, 9))
-    z[0, 8] = table["high"][0, 0] * 1.01
-    assert condition.doubts(table, np.array([0]), z).tolist() == [1]
-    z[0, 8] = table["ewma"][0, 8]
-    assert condition.doubts(table, np.array([0]), z).tolist() == [0]
+    state = [s for a in rig.effects.assessments for s in a.state]
+    why = [w for a in rig.effects.assessments for w in (a.answers.unknown if a.answers else [""] * len(a.seq))]
+    assert len(state) == 90
+    assert state[:20] == [0] * 20 and state[21:40] == [3] * 19 and state[-20:] == [0] * 20
+    assert set(why) == {"", "operating point never calibrated"}
+    assert rig.effects.alerts == []
+
+
+def test_calibration_message_tells_the_drivers_and_why_it_is_suspect():
+    rig = stream(pump(np.linspace(40, 80, N)), [])
+    (done,) = rig.effects.calibrations
+    assert done.status == "suspect" and done.notes is not None
+    assert "only rose or only fell" in done.notes.reason
+    assert done.notes.drivers == ("line_load",)
+    assert done.notes.low[0] < 41 and done.notes.high[0] > 78
+    assert len(done.notes.slope) == 9 and done.notes.slope[8] == 0.0

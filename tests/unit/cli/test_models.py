@@ -113,7 +113,7 @@ def test_key_that_is_made_signs_and_its_entry_is_what_the_configuration_takes(he
     assert code == 0
     rows = [line.split() for line in out.splitlines()]
     assert rows[0] == ["NAME", "VERSION", "TRUST", "SERVES", "WHERE"]
-    assert rows[1] == ["anomaly-mewma", "1.1.0", "signed", "acme", "next", "models/a"]
+    assert rows[1] == ["anomaly-mewma", "1.2.0", "signed", "acme", "next", "models/a"]
     assert ["anomaly-mewma", "1.1.0", "pinned", "-", str(SHIPPED)] in rows
 
 
@@ -142,7 +142,7 @@ def test_sign_writes_a_canonical_zip_and_leaves_the_folder_alone(here, capsys):
     code, out, _ = run(capsys, "sign", "models/a.zip", "--zip", "b.zip")  # from .zip to .zip, without a key
     assert (code, out) == (0, "b.zip: has a manifest, no signature: it needs models.allow_unsigned\n")
     assert "manifest.sig" not in read_files(here / "b.zip")
-    assert load_bundle(here / "b.zip", models.UNSIGNED).spec.version == "1.1.0"
+    assert load_bundle(here / "b.zip", models.UNSIGNED).spec.version == "1.2.0"
     assert sorted(p.name for p in here.iterdir()) == ["a", "b.zip", "key.pem", "kizashi.toml", "models"]
 
 
