@@ -213,7 +213,8 @@ def _told(answers: Answers, rows: I64, names: tuple[str, ...]) -> RowAnswers | N
         out |= {"mode": tuple(modes[i] for i in rows.tolist()), "confidence": tuple(p[rows].tolist()),
                 "labels": answers.spec.mode.labels, "probabilities": _table(answers.probabilities, rows)}
     if answers.life is not None and answers.spec.life is not None:
-        out |= {"life": _table(answers.life, rows), "life_unit": answers.spec.life.unit}
+        life = answers.spec.life
+        out |= {"life": _table(answers.life, rows), "life_unit": life.unit, "life_cap": life.cap}
     if answers.line is not None:
         out["line"] = _table(answers.line, rows)
     if answers.shares is not None:

@@ -9,8 +9,9 @@ class RowAnswers(Struct, frozen=True, omit_defaults=True):
     """What the model says of an Assessment's rows beside their scores; what it does not say is absent.
 
     unknown: why a row's answer counts for nothing, "" where it counts. mode, confidence: the likeliest failure and its
-    probability; those of all `labels` are in probabilities. life: mean, p10, p50, p90 in life_unit. line: expected Hz,
-    found Hz, order found, dB above chance. contributions: shares of `channels` in the score. Floats are not rounded.
+    probability; those of all `labels` are in probabilities. life: mean, p10, p50, p90 in life_unit; from life_cap on it
+    means "at least". line: expected Hz, found Hz, order found, dB above chance. contributions: shares of `channels` in
+    the score. Floats are not rounded.
     """
 
     unknown: tuple[str, ...] | None = None
@@ -23,6 +24,7 @@ class RowAnswers(Struct, frozen=True, omit_defaults=True):
     line: tuple[tuple[float, float, float, float], ...] | None = None
     channels: tuple[str, ...] | None = None
     contributions: tuple[tuple[float, ...], ...] | None = None
+    life_cap: float | None = None
 
 
 class Assessment(Struct, frozen=True, omit_defaults=True):

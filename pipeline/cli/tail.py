@@ -1,6 +1,7 @@
 """`kizashi tail`: topics as a person reads them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until 
 
 @app.callback()
 def _group() -> None:
-    """Show alerts, dead letters or assets, one line each; reads without a group, so nobody is disturbed."""
+    """Show alerts, assessments, dead letters or assets as lines; reads without a group, so nobody is disturbed."""
 
 
 @app.command()
@@ -29,6 +30,21 @@ def alerts(
     from schemas.topics import ALERT
 
     _tail(ALERT.name, alert_line, (config, broker, assignments), from_beginning, most, follow)
+
+
+@app.command()
+def assessments(
+    config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
+    from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
+    asset: Annotated[str | None, typer.Option(metavar="NAME", help="Of this asset only.")] = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Every row of a record, not only the newest.")] = False,
+) -> None:
+    """Assessments: what, how sure, how long, why, or why not. They are published if topics.assessment = true."""
+    from pipeline.ops.readable import assessment_lines
+    from schemas.topics import ASSESSMENT
+
+    line = partial(assessment_lines, every_row=rows)
+    _tail(ASSESSMENT.name, line, (config, broker, assignments), from_beginning, most, follow, asset)
 
 
 @app.command()
@@ -57,14 +73,18 @@ def assets(
 
 def _tail(
     topic: str, line: "Callable[..., str]", options: "tuple[ConfigFile, Broker, Assignments]", from_beginning: bool,
-    most: int | None, follow: bool,
+    most: int | None, follow: bool, key: str | None = None,
 ) -> None:
+    """Print records as lines. key: of records to be shown, None for all."""
     import asyncio
 
     from pipeline.ops.connect import broker_config
     from pipeline.ops.reader import read
+    from schemas.topics import ASSESSMENT
 
     settings = read_settings(*options)
+    if topic == ASSESSMENT.name and not settings.topics.assessment:
+        typer.echo("note: topics.assessment is false in these settings: a worker with them publishes none", err=True)
 
     async def show() -> None:
         shown = 0
@@ -73,6 +93,8 @@ def _tail(
             from_beginning=from_beginning, follow=follow,
         )
         async for record in records:
+            if key is not None and record.key != key.encode():
+                continue
             print(line(record), flush=True)
             shown += 1
             if shown == most:

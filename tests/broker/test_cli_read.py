@@ -12,7 +12,7 @@ import pytest
 from pipeline.broker import BrokerConfig, NewTopic, create_topics, make_producer, murmur2_partition
 from pipeline.cli.main import main
 from pipeline.ops.reader import Fetcher, read
-from schemas import Alert, AssetBirth, DeadLetter, TelemetryFrame
+from schemas import Alert, Assessment, AssetBirth, DeadLetter, TelemetryFrame
 from schemas.codec import decode_frame, encode, encode_alert
 from tests.kafka import KafkaBroker
 
@@ -26,7 +26,7 @@ class Stage:
     def __init__(self, address: str, capsys: pytest.CaptureFixture) -> None:
         self.cfg, self._capsys = BrokerConfig(address), capsys
         self.prefix = f"trial.{uuid.uuid4().hex[:8]}."
-        new = [NewTopic(self.prefix + n, PARTITIONS) for n in ("telemetry.v1", "alert.v1", "asset.v1")]
+        new = [NewTopic(self.prefix + n, PARTITIONS) for n in ("telemetry.v1", "alert.v1", "asset.v1", "assessment.v1")]
         asyncio.run(create_topics(self.cfg, [*new, NewTopic(self.prefix + "deadletter.v1", 2)]))
 
     @property
@@ -96,6 +96,20 @@ def test_tail_ends_after_as_many_as_asked_for(stage):
     stage.send("alert.v1", *map(alert, range(20)))
     code, lines, err = stage.kizashi("tail", "alerts", "--from-beginning", "--max", "3")
     assert (code, len(lines), err) == (0, 3, "")
+
+
+def test_tail_shows_assessments_of_one_asset_row_by_row(stage):
+    for asset in ("pump-1", "pump-2"):
+        told = Assessment(asset, "0" * 16, "m@1", (7, 8), (0, 10**9), (0.5, 1.5), (1.0, 1.0), (0, 1))
+        stage.send("assessment.v1", (asset.encode(), encode(told)))
+    there = ("tail", "assessments", "--from-beginning", "--no-follow", "--set", "topics.assessment=true")
+    code, lines, err = stage.kizashi(*there)
+    assert (code, err) == (0, "")
+    assert sorted(line.split()[3] for line in lines) == ["pump-1", "pump-2"]
+    assert all("over" in line and "(2 rows, this is the newest)" in line for line in lines)
+    code, lines, err = stage.kizashi(*there[:-2], "--asset", "pump-2", "--rows")
+    assert [line.split()[2:4] for line in lines] == [["normal", "pump-2"], ["over", "pump-2"]]
+    assert "topics.assessment is false" in err
 
 
 def test_tail_of_an_empty_topic_ends_with_nothing(stage):

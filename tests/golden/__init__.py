@@ -79,6 +79,9 @@ MESSAGES: dict[str, Struct] = {
             life=((125.0, 101.5, 118.0, 125.0), (20.0, 12.0, 19.0, 30.5)), life_unit="cycles",
             line=((0.0, 0.0, 0.0, 0.0), (107.4, 107.1, 3.57, 14.2)), channels=("x", "y"),
             contributions=((1.0, 0.0), (0.25, 0.75)))),
+    "assessment-cap.v1.bin": Assessment(
+        "FD001/unit-7", _BIRTH_ID, "rul-ewma@1.0.0", (7,), (_T0,), (0.4,), (1.0,), (0,),
+        answers=RowAnswers(("",), life=((125.0, 101.5, 118.0, 125.0),), life_unit="cycles", life_cap=125.0)),
     "calibration-minimal.v1.bin": Calibration(
         "pump-07", _BIRTH_ID, "anomaly-mewma", 200, _T0, 2000, ("pressure",), (1,), (5.0,), (0.5,), (1.0,), 9.2),
     "calibration-full.v1.bin": Calibration(

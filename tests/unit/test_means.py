@@ -89,7 +89,8 @@ def test_an_unknown_answer_is_assessed_with_its_reason_and_never_judged(samples)
     reasons = [r for a in told for r in a.answers.unknown]
     assert reasons == ["too few"] * 2 + [""] * 28
     assert [s for a in told for s in a.state] == [3, 3] + [2] * 28
-    assert told[0].answers.life[0] == (200.0, 199.0, 200.0, 201.0) and told[0].answers.life_unit == "cycles"
+    assert told[0].answers.life[0] == (200.0, 199.0, 200.0, 201.0)
+    assert (told[0].answers.life_unit, told[0].answers.life_cap) == ("cycles", 125.0)
     raised, = [a for a in rig.alerts if a.state == "raised"]
     assert raised.seq == 2  # the first answer that counts
     assert raised.life.mean == 66.7 and not raised.life.at_least

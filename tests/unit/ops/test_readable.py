@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 from msgspec.structs import replace
 
-from pipeline.ops.readable import alert_line, asset_line, deadletter_line
-from schemas import Alert, AssetBirth, DeadLetter
+from pipeline.ops.readable import alert_line, assessment_lines, asset_line, deadletter_line
+from schemas import Alert, Assessment, AssetBirth, DeadLetter, RowAnswers
 from schemas.codec import encode, encode_alert
 
 
@@ -52,7 +52,41 @@ def test_an_asset_shows_its_channels_with_units_and_its_retirement():
     assert asset_line(Read(None, BIRTH.key)) == f"2025-11-25 07:12:03 retired pump-03  [{BIRTH.birth_id}]"
 
 
-@pytest.mark.parametrize("line", [alert_line, deadletter_line, asset_line])
+T0 = 1_764_054_723 * 10**9
+FORECAST = Assessment(
+    "eng-7", "0" * 16, "rul-ewma@1.0.0", (30, 31, 32), (T0, T0 + 10**9, T0 + 2 * 10**9), (0.0, 0.4, 1.79), (1.0,) * 3,
+    (3, 0, 2), answers=RowAnswers(
+        unknown=("not enough history", "", ""), life=((125.0, 80.2, 120.0, 125.0),) * 2 + ((28.0, 14.4, 27.0, 41.6),),
+        life_unit="cycles", life_cap=125.0, channels=("T24", "T30", "T50", "phi"),
+        contributions=((0.25,) * 4, (0.0, 0.004, 0.996, 0.0), (0.1, 0.0, 0.5, 0.4))))
+
+
+def test_an_assessment_says_how_long_and_why_of_its_newest_row():
+    assert assessment_lines(Read(encode(FORECAST))) == (
+        "2025-11-25 07:12:05 alert    eng-7 score 1.79 (limit 1): remaining life 28 cycles (80 %: 14 to 42); "
+        "by T50 50%, phi 40%, T24 10%  [rul-ewma@1.0.0, frame 32]  (3 rows, this is the newest)")
+
+
+def test_each_row_of_an_assessment_has_a_line_on_demand_and_a_doubt_goes_before_the_guess():
+    few, known, _ = assessment_lines(Read(encode(FORECAST)), every_row=True).splitlines()
+    assert few == (
+        "2025-11-25 07:12:03 unknown  eng-7 score 0 (limit 1): not enough history; best guess: remaining life at least "
+        "125 cycles (80 %: 80 to 125 or more); by phi 25%, T50 25%, T30 25%  [rul-ewma@1.0.0, frame 30]")
+    assert "remaining life at least 125 cycles (80 %: 80 to 125 or more); by T50 100%  [" in known
+
+
+def test_an_assessment_of_a_bearing_says_what_how_sure_and_which_line():
+    said = RowAnswers(unknown=("",), mode=("outer",), confidence=(0.93,), line=((107.4, 107.1, 3.57, 14.2),))
+    plain = Assessment("motor-1", "0" * 16, "b@1", (5,), (T0,), (4.5,), (1.0,), (1,))
+    assert assessment_lines(Read(encode(replace(plain, answers=said)))) == (
+        "2025-11-25 07:12:03 over     motor-1 score 4.5 (limit 1): outer (93%); line at 107.1 Hz, expected 107.4, "
+        "order 3.57, 14 dB above chance  [b@1, frame 5]")
+    assert assessment_lines(Read(encode(plain))).endswith("score 4.5 (limit 1)  [b@1, frame 5]")
+    assert "no rows of motor-1" in assessment_lines(Read(encode(replace(plain, seq=(), t_end=()))))
+    assert "undecodable" in assessment_lines(Read(encode(replace(plain, state=()))))
+
+
+@pytest.mark.parametrize("line", [alert_line, deadletter_line, asset_line, assessment_lines])
 @pytest.mark.parametrize("value", [b"", b"\xc1", b"\x91" * 100_000, b"{", b'"\xff"'])
 def test_what_cannot_be_decoded_is_named_by_its_place(line, value):
     assert "undecodable record at partition 3, offset 88" in line(Read(value))
