@@ -62,7 +62,8 @@ class Bundle:
         """
         spec = self.spec
         shape = (STATE_LAYOUT, spec.kind, spec.window, spec.mewma, channels, samples_per_frame,
-                 *((spec.ewma, spec.match.channels) if spec.ewma else ()))  # older kinds keep the names that they had
+                 *((spec.ewma, spec.match.channels) if spec.ewma else ()),
+                 *((spec.drift.layout(),) if spec.drift else ()))  # older kinds keep the names that they had
         return hashlib.sha256(msgspec.json.encode(shape, order="deterministic")).hexdigest()[:12]
 
 

@@ -18,12 +18,12 @@ _NOISE = 3.0
 class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Two detectors on the rows of an asset that are far from an alarm, and how they act.
 
-    input: an input or output of the graph, (n, C) floats, whose distribution is compared with that of the asset's
-    first rows (population stability index); none: only the score's. every: one of so many rows is looked at, because
-    rows of a recursion resemble their neighbours. reference: rows looked at for the place and width of the bins, and as
-    many again for what lies in them. window: rows looked at before distributions are compared. bins: of equal
-    probability for a normal variable. psi: limit of the index. confirm: windows in a row that a detector objects to and
-    that make a drift. restore: windows in a row like the reference that end one.
+    input: an input of the graph, as "z" or a window "x" (its mean per channel), whose distribution is compared with
+    that of the asset's first rows (population stability index); none: only the score's. every: one of so many rows is
+    looked at, because rows of a recursion resemble their neighbours. reference: rows looked at for the place and width
+    of the bins, and as many again for what lies in them. window: rows looked at before distributions are compared.
+    bins: of equal probability for a normal variable. psi: limit of the index. confirm: windows in a row that a detector
+    objects to and that make a drift. restore: windows in a row like the reference that end one.
     tolerance, trip: of the Page-Hinkley test on the score, in units of the alarm threshold.
     widen: factor on the threshold while an asset drifts. annunciate: whether the drift's own message calls somebody.
     """
@@ -40,6 +40,10 @@ class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True):
     trip: Annotated[float, Meta(gt=0.0, le=1000.0)] = 2.0
     widen: Annotated[float, Meta(gt=1.0, le=MAX_WIDEN)] = 1.5
     annunciate: bool = False
+
+    def layout(self) -> tuple[object, ...]:
+        """Return what shapes the state that is kept of an asset."""
+        return self.input, self.every, self.reference, self.window, self.bins
 
     def faults(self, rows_to_alarm: int) -> Iterator[str]:
         """Yield what does not go together. rows_to_alarm: the judge's on-delay, rows."""

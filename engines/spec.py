@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engines.answerspec import OutputSpec
+from engines.driftspec import DriftSpec
 from engines.fields import ChannelName, Fraction, Hashes, Name, Positive, Text, Version
 from engines.kindspec import EwmaSpec, MewmaSpec, WindowSpec
 
@@ -138,6 +139,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ewma: EwmaSpec | None = None
     judge: JudgeSpec = JudgeSpec()
     match: MatchSpec = MatchSpec()
+    drift: DriftSpec | None = None
     inputs: tuple[InputSpec, ...] = ()
     golden: GoldenSpec = GoldenSpec()
     budget: BudgetSpec = BudgetSpec()
@@ -172,6 +174,13 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
         if self.ewma is not None:
             return self.ewma.rows(self.match.channels)
         return {"z": (channels,), "center": (channels,), "whitening": (channels, channels), "limit": ()}
+
+    def watched(self, channels: int, samples_per_frame: int) -> int:
+        """Return how many numbers of a row drift detection compares beside its score; of windows, a mean a channel."""
+        if self.drift is None or self.drift.input is None:
+            return 0
+        shape = self.rows(channels, samples_per_frame)[self.drift.input]
+        return shape[0] if len(shape) == 1 else shape[1]
 
     def _other_shapes(self, channels: int, samples_per_frame: int) -> list[str]:
         rows = self.rows(channels, samples_per_frame)
@@ -250,4 +259,13 @@ def _sense_faults(spec: ModelSpec) -> list[str]:
         faults.append(f"judge.severity = {list(spec.judge.severity)}: must rise and start at 1.0 or above")
     if len({tensor.name for tensor in spec.inputs}) < len(spec.inputs):
         faults.append("inputs: a name is there twice")
+    if spec.drift:
+        faults += [*spec.drift.faults(spec.judge.on[1]), *_drift_input(spec, spec.drift.input)]
     return faults
+
+
+def _drift_input(spec: ModelSpec, name: str | None) -> list[str]:
+    there = {n: shape for n, shape in spec.rows(1, 1).items() if len(shape) in (1, 3)}
+    if name is None or name in there:
+        return []
+    return [f"drift.input = {name!r} is none of what rows of kind {spec.kind!r} have: {', '.join(there)}"]

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from pipeline.answers import Answers
 from pipeline.columns import F64, I64, NS_PER_MS, Array
+from pipeline.drift import Change
 from pipeline.judge import Transition, shares
 from pipeline.state import Pool, Slot
 from schemas import (
@@ -27,15 +29,17 @@ from schemas import (
 )
 from schemas.alert import Severity, State
 
-SILENT = "silent"
+SILENT, DRIFT = "silent", "drift"
+#: Beside the inputs, what drift detection watches.
+SCORE = "score"
 
 
 def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_ms: int, frames: int, stale_ms: int,
-          answers: Answers | None = None, z: Array | None = None) -> Alert:
+          answers: Answers | None = None, z: Array | None = None, band: float = 1.0) -> Alert:
     """Build the alert of a transition from the row that caused it.
 
     t_end: event time of the row's last sample, Unix ns. ts_ms: broker time of its record. answers: rows of the
-    transition's segment. z: (C,).
+    transition's segment. z: (C,). band: factor on the threshold that the row was judged by; above 1 the asset drifts.
     """
     who = pool.slots[t.slot]
     assert who is not None
@@ -49,18 +53,16 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
     if answers is not None and answers.shares is not None:
         ranked = shares(answers.shares[t.row], _names(pool, who), z)
     what = _What.of(answers, t.row)
-    late_ms = ts_ms - t_end // NS_PER_MS
-    why_not = None
-    if late_ms > stale_ms:
-        why_not = f"stale: came {late_ms / 1000:.0f} s after it was measured, {stale_ms / 1000:g} s are allowed"
+    why_not = _stale(ts_ms, t_end, stale_ms)
+    limit = spec.threshold * band
     period = 1e9 / birth.rate_hz
     return Alert(
         alert_id=ident, revision=t.revision, state=_STATE[t.kind], active=t.kind != "cleared", site=birth.site,
         asset=who.asset, asset_class=birth.asset_class, rule=spec.rule, severity=_SEVERITY[t.severity],
         criticality=birth.criticality, annunciate=why_not is None, annunciate_why_not=why_not, t_first=t.t_first,
         t_last=t_end, t_raised=t.t_raised, t_cleared=t_end if t.kind == "cleared" else None, score=score,
-        threshold=spec.threshold, why=_why(pool, t, score, ranked, what), birth_id=birth.birth_id, seq=seq,
-        model=f"{spec.name}@{spec.version}", provisional=_provisional(pool, t.slot),
+        threshold=limit, why=_why(pool, t, score, limit, ranked, what), birth_id=birth.birth_id, seq=seq,
+        model=f"{spec.name}@{spec.version}", provisional=_provisional(pool, t.slot) or band > 1.0,
         contributions=tuple(Contribution(name, share, way) for name, share, way in ranked),  # type: ignore[arg-type]
         window=Window(t_end - round((frames * pool.samples - 1) * period), t_end, frames),
         mode=what.mode, confidence=what.confidence, life=what.life, line=what.line,
@@ -120,10 +122,20 @@ def _provisional(pool: Pool, slot: int) -> bool:
     return bool(pool.table["provisional"][slot]) or ("suspect" in names and bool(pool.table["suspect"][slot]))
 
 
-def _why(pool: Pool, t: Transition, score: float, ranked: Sequence[tuple[str, float, str]], what: _What) -> str:
+def _stale(ts_ms: int, t_end: int, stale_ms: int) -> str | None:
+    late_ms = ts_ms - t_end // NS_PER_MS
+    if late_ms <= stale_ms:
+        return None
+    return f"stale: came {late_ms / 1000:.0f} s after it was measured, {stale_ms / 1000:g} s are allowed"
+
+
+def _why(pool: Pool, t: Transition, score: float, limit: float, ranked: Sequence[tuple[str, float, str]],
+         what: _What) -> str:
     spec = pool.bundle.spec
     need, width = spec.judge.on
-    ratio = f"score is {score / spec.threshold:.2f} x its limit"
+    ratio = f"score is {score / limit:.2f} x its limit"
+    if limit > spec.threshold:
+        ratio += f", which is {limit / spec.threshold:g} x the usual one because the asset drifts"
     where = ", ".join(f"{name} {way} ({share:.0%})" for name, share, way in ranked[:3])
     if t.row < 0:
         return "the asset was retired, or announced another layout; nothing was measured"
@@ -163,6 +175,49 @@ def silence(pool: Pool, slot: int, silent_ms: int, *, seq: int, since_ms: int, b
     )
 
 
+def drift(pool: Pool, change: Change, *, t_end: int, seq: int, ts_ms: int, stale_ms: int) -> Alert:
+    """Build the alert that an asset is no longer as it was at its beginning, from the row that made it certain."""
+    who, spec = pool.slots[change.slot], pool.bundle.spec
+    assert who is not None and spec.drift is not None
+    birth, told = who.birth, spec.drift
+    ranked: list[tuple[str, float, str]] = []
+    if change.shares is not None:
+        ranked = shares(change.shares, (*_watched(pool, who), SCORE), None)
+    why_not = _stale(ts_ms, t_end, stale_ms)
+    if why_not is None and not told.annunciate:
+        why_not = "a drift asks for maintenance, not for an operator (annunciate in the model's [drift])"
+    rows = told.window * told.every
+    if change.detector == "inputs":
+        said = f"no longer distributed as in its first rows, stability index {change.value:.2f} over {rows} rows"
+        said = f"{', '.join(f'{name} ({share:.0%})' for name, share, _ in ranked[:3])}: {said}"
+    else:
+        said = f"the score rose and stays, Page-Hinkley {change.value:.2f}"
+    why = (f"{said}, limit {change.limit:g}. Alerts are provisional and their limit is {told.widen:g} x the usual one "
+           f"until all is as before for {told.restore * rows} rows. If this is how it runs now: `kizashi calibrate "
+           f"{who.asset}`; if not, look for wear, fouling or a sensor that ages")
+    return Alert(
+        alert_id=alert_id(birth.site, who.asset, DRIFT, birth.birth_id, seq), revision=1, state="raised", active=True,
+        site=birth.site, asset=who.asset, asset_class=birth.asset_class, rule=DRIFT, severity="low",
+        criticality=birth.criticality, annunciate=why_not is None, annunciate_why_not=why_not, t_first=t_end,
+        t_last=t_end, t_raised=t_end, score=round(change.value / change.limit, 3), threshold=1.0, why=why,
+        birth_id=birth.birth_id, seq=seq, model=f"{spec.name}@{spec.version}", provisional=True, iso13374_block="HA",
+        contributions=tuple(Contribution(name, share, "flat") for name, share, _ in ranked),
+    )
+
+
+def drift_over(alert: Alert, why: str, t_end: int) -> Alert:
+    """Clear a drift's alert."""
+    return replace(alert, revision=alert.revision + 1, state="cleared", active=False, t_last=t_end, t_cleared=t_end,
+                   score=0.0, why=why, contributions=())
+
+
+def _watched(pool: Pool, who: Slot) -> tuple[str, ...]:
+    """Name the numbers that drift detection compares: channels, where there is one for each."""
+    spec, names = pool.bundle.spec, _names(pool, who)
+    count = spec.watched(pool.channels, pool.samples)
+    return names if len(names) == count else tuple(f"{spec.drift and spec.drift.input}[{k}]" for k in range(count))
+
+
 def calibration(
     pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, rows: int, reason: str = ""
 ) -> Calibration:
@@ -186,10 +241,10 @@ def calibration(
 
 
 def assessments(pool: Pool, rows: I64, slot: I64, seq: I64, t_end: I64, score: F64, state: Array,
-                answers: Answers | None) -> list[Assessment]:
+                answers: Answers | None, band: F64 | None = None) -> list[Assessment]:
     """Tell the scores behind the alerts, and what else the model says: a message per asset.
 
-    rows: (k,) of the n rows of one pool in order that the other columns hold.
+    rows: (k,) of the n rows of one pool in order that the other columns hold. band: as the judge had it.
     """
     spec, found = pool.bundle.spec, []
     for s in np.unique(slot[rows]).tolist():
@@ -198,7 +253,8 @@ def assessments(pool: Pool, rows: I64, slot: I64, seq: I64, t_end: I64, score: F
         found.append(Assessment(
             asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}",
             seq=tuple(seq[mine].tolist()), t_end=tuple(t_end[mine].tolist()), score=tuple(score[mine].tolist()),
-            limit=(spec.threshold,) * len(mine), state=tuple(state[mine].tolist()), historical=who.historical,
+            limit=(spec.threshold,) * len(mine) if band is None else tuple((spec.threshold * band[mine]).tolist()),
+            state=tuple(state[mine].tolist()), historical=who.historical,
             answers=None if answers is None else _told(answers, mine, _names(pool, who))))
     return found
 

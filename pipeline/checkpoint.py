@@ -27,7 +27,7 @@ from schemas import AssetBirth
 REFRESH_EVERY = 100
 UNASSIGNED = "unassigned"
 #: Columns are refused unless their dtype is one of these: a block is data, never an object.
-DTYPES = frozenset(("i1", "i2", "i4", "i8", "u1", "u8", "f4", "f8"))
+DTYPES = frozenset(("i1", "i2", "i4", "i8", "u1", "u2", "u8", "f4", "f8"))
 
 
 class Seat(Struct, frozen=True, omit_defaults=True):

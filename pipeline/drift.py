@@ -28,7 +28,6 @@ from engines.driftspec import DriftSpec
 from pipeline.columns import F64, I64, Array, Bool, Groups
 from pipeline.state import Column, Pool, Table
 
-RULE = "drift"
 #: Page-Hinkley as in river's defaults: the sum forgets over 10,000 rows looked at; before 30 the mean is a guess.
 FORGET, MIN_ROWS = 1 - 0.0001, 30
 #: Added to every count, so that an empty bin is rare and not impossible (Jeffreys' prior).
@@ -97,6 +96,11 @@ def step(pool: Pool, spec: DriftSpec, slot: I64, score: F64, inputs: F64, usable
     for change in changes:
         band[(slot == change.slot) & (place > change.row)] = spec.widen if change.begins else 1.0
     return band, changes
+
+
+def restart(pool: Pool, slot: int) -> None:
+    """Begin anew: the asset gets a new baseline."""
+    pool.table.reset(slot, [c.name for c in columns(pool.bundle.spec.drift, 0)])
 
 
 def _looked_at(pool: Pool, spec: DriftSpec, slot: I64, score: F64, usable: Bool) -> tuple[I64, Bool]:

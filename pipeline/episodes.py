@@ -1,13 +1,13 @@
 """Episodes: an asset's open alerts over its life: silence and return, reboot, move, retirement. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline import advise, judge
 from pipeline.columns import NS_PER_MS, Effects, Silence
 from pipeline.state import Partition, Pool
 from schemas import Alert
-from schemas.codec import encode_alert
+from schemas.codec import decode_alert, encode_alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,13 @@ def end_birth(terms: Terms, part: Partition, pool: Pool, slot: int, ts_ms: int, 
 
 def _close(terms: Terms, pool: Pool, slot: int, ts_ms: int, effects: Effects, *, level: bool) -> None:
     seq = int(pool.table["last_seq"][slot])
+    if level:
+        drifts(pool, [slot], "the asset was retired, or announced another layout", ts_ms * NS_PER_MS, effects)
     change = judge.clear(pool, slot) if level else None
     if change is not None:
         say(pool, slot, effects, advise.alert(
             pool, change, score=0.0, t_end=ts_ms * NS_PER_MS, seq=seq, ts_ms=ts_ms, frames=1,
-            stale_ms=terms.stale_ms))
+            stale_ms=terms.stale_ms, band=float(pool.table["band"][slot]) if "band" in pool.table else 1.0))
     if pool.table["quiet"][slot]:
         say(pool, slot, effects, advise.silence(
             pool, slot, terms.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]),
@@ -56,6 +58,22 @@ def say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:
         pool.open[slot, alert.rule] = encode_alert(alert)
     else:
         pool.open.pop((slot, alert.rule), None)
+
+
+def drifts(pool: Pool, slots: Iterable[int], why: str, t_end: int | None, effects: Effects) -> None:
+    """Clear the drift alerts of slots that drift no more. t_end: Unix ns; none: when the asset was last heard of."""
+    for slot in slots:
+        known = pool.open.get((slot, advise.DRIFT))
+        if known is not None:
+            last = int(pool.table["last_ts_ms"][slot]) * NS_PER_MS if t_end is None else t_end
+            say(pool, slot, effects, advise.drift_over(decode_alert(known), why, last))
+
+
+def forget_drifts(pool: Pool, effects: Effects) -> None:
+    """Clear the drift alerts of a pool whose state knows of no drift: another version judges it now."""
+    slots = [slot for slot, rule in pool.open if rule == advise.DRIFT]
+    gone = [s for s in slots if "drifting" not in pool.table or not pool.table["drifting"][s]]
+    drifts(pool, gone, f"{pool.bundle.spec.name} {pool.bundle.spec.version} judges the asset now", None, effects)
 
 
 def silences(terms: Terms, part: Partition, effects: Effects, now_ms: int | None = None) -> None:

@@ -349,7 +349,12 @@ class Flow:
         self._inputs = {**self._inputs, name: inputs}
         self.restage(name)
         heirs = self.successions.pop(name, None) or Succession(bundle)
-        return Effects(calibrations=[c for part in self.partitions.values() for c in heirs.take_over(part)])
+        effects = Effects(calibrations=[c for part in self.partitions.values() for c in heirs.take_over(part)])
+        for part in self.partitions.values():
+            for pool in part.order:
+                if pool.bundle is bundle:
+                    episodes.forget_drifts(pool, effects)
+        return effects
 
     def restage(self, name: str) -> None:
         """Fill the batches of a bundle into arrays of the engine that it has now. Nothing may be in flight."""

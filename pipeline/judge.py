@@ -44,18 +44,20 @@ class Transition:
 
 
 def step(pool: Pool, slot: I64, score: F64, t_end: I64, seq: I64, usable: Bool,
-         unknown: Bool | None = None) -> tuple[Array, list[Transition]]:
+         unknown: Bool | None = None, band: F64 | None = None) -> tuple[Array, list[Transition]]:
     """Judge rows in order; return the state of each row and the transitions, in order of rows.
 
     slot, score (rounded), t_end [Unix ns], seq, usable: (n,). A row that is not usable changes nothing, nor does one
-    that is `unknown`: its score counts for nothing.
+    that is `unknown`: its score counts for nothing. band: (n,) factor on each row's threshold; none: 1. Severity is by
+    the threshold without it.
     """
     spec, threshold, table = pool.bundle.spec.judge, pool.bundle.spec.threshold, pool.table
     state = np.zeros(len(slot), np.int8)
     if unknown is not None:
         state[unknown] = UNKNOWN
         usable = usable & ~unknown
-    over = (score >= threshold) & usable
+    limit: F64 | float = threshold if band is None else threshold * band
+    over = (score >= limit) & usable
     active = table["active"][slot] != 0
     if not over.any() and not active.any() and not table["over"][slot].any():
         return state, []
@@ -69,14 +71,14 @@ def step(pool: Pool, slot: I64, score: F64, t_end: I64, seq: I64, usable: Bool,
             state[rows] = np.where(table["active"][slot[rows]] != 0, ACTIVE, UNKNOWN)
         rows = np.flatnonzero((rank == k) & usable)
         if len(rows):
-            transitions += _round(pool, spec, threshold, rows, slot[rows], over[rows], score[rows], t_end[rows],
-                                  seq[rows])
+            mine = limit if isinstance(limit, float) else limit[rows]
+            transitions += _round(pool, spec, mine, rows, slot[rows], over[rows], score[rows], t_end[rows], seq[rows])
             state[rows] = np.where(table["active"][slot[rows]] != 0, ACTIVE, np.where(over[rows], OVER, NORMAL))
     transitions.sort(key=lambda t: t.row)
     return state, transitions
 
 
-def _round(pool: Pool, spec: JudgeSpec, threshold: float, rows: I64, slot: I64, over: Bool, score: F64, t_end: I64,
+def _round(pool: Pool, spec: JudgeSpec, limit: F64 | float, rows: I64, slot: I64, over: Bool, score: F64, t_end: I64,
            seq: I64) -> Iterator[Transition]:
     """Judge one row each of distinct slots."""
     table = pool.table
@@ -88,9 +90,9 @@ def _round(pool: Pool, spec: JudgeSpec, threshold: float, rows: I64, slot: I64, 
     begins = over & (before == 0) & ~active
     table["t_first"][slot[begins]] = t_end[begins]
     # counted only while active: rows that nobody has to judge one by one must leave the state as it is
-    below = np.where(active & (score < threshold * (1.0 - spec.deadband)), table["below"][slot] + 1, 0)
+    below = np.where(active & (score < limit * (1.0 - spec.deadband)), table["below"][slot] + 1, 0)
     table["below"][slot] = below
-    level = np.searchsorted(np.asarray(spec.severity) * threshold, score, side="right") - 1
+    level = np.searchsorted(np.asarray(spec.severity) * pool.bundle.spec.threshold, score, side="right") - 1
     raises = ~active & over & (np.bitwise_count(recent) >= need)
     clears = active & (below >= spec.off)
     rises = active & ~clears & (level > table["severity"][slot])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from engines.bundle import Bundle
-from pipeline import condition, means, window
+from pipeline import condition, drift, judge, means, window
 from pipeline.columns import Calibrated, FrameBatch, Groups, Rows
 from pipeline.state import Column, Pool
 
@@ -35,6 +35,20 @@ class Kind(Protocol):
 
 
 KINDS: Mapping[str, Kind] = {"window": window, "mewma": condition, "ewma": means}
+
+
+def columns_of(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
+    """Return all that a slot needs beside `acquire`'s: of the kind, the judge, and drift detection where it is on."""
+    watched = bundle.spec.watched(channels, samples)
+    return (*kind_of(bundle).columns(bundle, channels, samples), *judge.COLUMNS,
+            *drift.columns(bundle.spec.drift, watched))
+
+
+def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
+    """Start a slot over after a reboot; recalibrate: what was learnt of the asset is void too."""
+    kind_of(pool.bundle).restart(pool, slot, recalibrate=recalibrate)
+    if recalibrate:
+        drift.restart(pool, slot)
 
 
 def kind_of(bundle: Bundle) -> Kind:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.bundle import Bundle
-from pipeline import judge
 from pipeline.births import BirthBook
 from pipeline.errors import Rejected
-from pipeline.kinds import kind_of
+from pipeline.kinds import columns_of, kind_of, restart
 from pipeline.state import LATE, RECEIVED, Key, Partition, Pool, Slot, Waiting
 from schemas import AssetBirth, TelemetryFrame
 
@@ -95,7 +94,7 @@ class Seating:
         bundle, samples = self.route(birth), birth.samples_per_frame
         kind, pick = kind_of(bundle), _pick(bundle, birth)
         channels = len(pick or birth.channels)
-        own = (*kind.columns(bundle, channels, samples), *judge.COLUMNS)
+        own = columns_of(bundle, channels, samples)
         return Pool(self.pool_key(birth), bundle, channels, samples, own, kind.calibration_rows(bundle, samples), pick)
 
     # -- a frame without a slot
@@ -182,7 +181,7 @@ class Seating:
         part.assets -= 1
         part.enter(pool, slot, Slot(who.asset, birth, False, _past(pool, slot), who.since))
         pool.table.reset(slot, ("last_seq", "seen"))
-        kind_of(pool.bundle).restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
+        restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
         pool.touch(slot)
         return part.directory[who.asset, birth.birth_id, False]
 

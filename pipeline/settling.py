@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.bundle import ModelSpec
-from pipeline import advise, answers, episodes, judge, refuse
+from pipeline import advise, answers, drift, episodes, judge, refuse
 from pipeline.batch import Batch, Segment
 from pipeline.columns import F64, Array, Bool, Effects
 from pipeline.infer import Outcome
@@ -55,7 +55,10 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
     if doubt is not None or spec.outputs.unknown is not None or terms.assessments:
         said = _answers(scored, seg, doubt, reasons)
         unknown = said.unknown != 0
-    state, transitions = judge.step(pool, slot, score, t_end, seq, good, unknown)
+    band = None
+    if spec.drift is not None:
+        band = _drifts(terms, scored, seg, good if unknown is None else good & ~unknown, effects)
+    state, transitions = judge.step(pool, slot, score, t_end, seq, good, unknown, band)
     if transitions:
         said = said or _answers(scored, seg, doubt, reasons)
         z = _deviation(scored.batch)
@@ -65,9 +68,45 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
             episodes.say(pool, t.slot, effects, advise.alert(
                 pool, t, score=float(score[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]),
                 ts_ms=int(ts_ms[t.row]), frames=seg.rows.frames, stale_ms=terms.stale_ms, answers=said,
-                z=None if z is None else z[seg.at + t.row]))
+                z=None if z is None else z[seg.at + t.row], band=1.0 if band is None else float(band[t.row])))
     if terms.assessments:
-        effects.assessments += advise.assessments(pool, np.flatnonzero(good), slot, seq, t_end, score, state, said)
+        effects.assessments += advise.assessments(pool, np.flatnonzero(good), slot, seq, t_end, score, state, said,
+                                                  band)
+
+
+def _drifts(terms: Terms, scored: Scored, seg: Segment, usable: Bool, effects: Effects) -> F64:
+    """Look for drift in the rows of one segment, tell what begins and ends; return the band of each row."""
+    pool, spec = seg.pool, scored.spec.drift
+    assert spec is not None
+    slot, seq, t_end, ts_ms = (seg.column(n) for n in ("slot", "seq", "t_end", "ts_ms"))
+    if pool.open:  # what was calibrated anew, or is judged by another version, began again as not drifting
+        here, first = np.unique(slot, return_index=True)
+        for k in np.flatnonzero(pool.table["drifting"][here] == 0).tolist():
+            episodes.drifts(pool, [int(here[k])], "the asset has a new baseline", int(t_end[first[k]]), effects)
+    watched = _watched(scored.batch, seg, spec.input)
+    band, changes = drift.step(pool, spec, slot, scored.score[seg.here], watched, usable)
+    for change in changes:
+        row = change.row
+        if change.begins:
+            episodes.say(pool, change.slot, effects, advise.drift(
+                pool, change, t_end=int(t_end[row]), seq=int(seq[row]), ts_ms=int(ts_ms[row]),
+                stale_ms=terms.stale_ms))
+        else:
+            rows = spec.restore * spec.window * spec.every
+            episodes.drifts(pool, [change.slot], f"distributed as in its first rows again, for {rows} rows; its limit "
+                            "is the usual one", int(t_end[row]), effects)
+    return band
+
+
+def _watched(batch: Batch, seg: Segment, name: str | None) -> F64:
+    """Return what drift detection compares of each row beside its score, (n, C): an input, of windows their means."""
+    if name is None:
+        return np.zeros((seg.b - seg.a, 0))
+    x: F64 = batch.buffers[name][seg.here].astype(np.float64)
+    if x.ndim == 4:
+        # in one layout for every number of rows: the order of NumPy's sums follows it
+        x = np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(len(x), x.shape[2], -1).mean(axis=-1)
+    return x
 
 
 def _answers(scored: Scored, seg: Segment, doubt: Array | None, reasons: tuple[str, ...]) -> answers.Answers:

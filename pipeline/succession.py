@@ -15,7 +15,7 @@ from engines.bundle import Bundle
 from pipeline import advise, judge
 from pipeline.checkpoint import UNASSIGNED
 from pipeline.columns import I64, Bool, FrameBatch, Groups
-from pipeline.kinds import kind_of
+from pipeline.kinds import columns_of, kind_of
 from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
 from pipeline.terms import MANIFEST, renewed
 from schemas import Calibration
@@ -165,7 +165,7 @@ def _empty_like(pool: Pool, bundle: Bundle) -> Pool:
     kind = kind_of(bundle)
     wire = pool.key.rsplit(".", 1)[1]
     key = f"{bundle.spec.name}.{bundle.state_hash(pool.channels, pool.samples)}.{wire}"
-    own = (*kind.columns(bundle, pool.channels, pool.samples), *judge.COLUMNS)
+    own = columns_of(bundle, pool.channels, pool.samples)
     rows = kind.calibration_rows(bundle, pool.samples)
     return Pool(key, bundle, pool.channels, pool.samples, own, rows, None if pool.pick is None else pool.pick.tolist())
 
