@@ -18,7 +18,7 @@ from engines import trust as trusts
 from engines.answerspec import OutputSpec
 from engines.archive import GOLDEN, LIMITS, MANIFEST, MODEL, PASSPORT, SIGNATURE, read_files, read_manifest
 from engines.golden import Golden
-from engines.kindspec import EwmaSpec, MewmaSpec, WindowSpec
+from engines.kindspec import EwmaSpec, MewmaSpec, OrderSpec, WindowSpec
 from engines.manifest import Manifest
 from engines.spec import BudgetSpec, BundleError, Card, JudgeSpec, MatchSpec, ModelSpec, read_spec
 from engines.trust import Trust, TrustPolicy
@@ -26,8 +26,8 @@ from engines.wire import ModelFacts, TensorFacts, read_model
 
 __all__ = [
     "SHIPPED", "BudgetSpec", "Bundle", "BundleError", "Candidate", "Card", "EwmaSpec", "JudgeSpec", "MatchSpec",
-    "MewmaSpec", "ModelSpec", "OutputSpec", "Trust", "TrustPolicy", "WindowSpec", "available", "load_bundle",
-    "shipped_bundles",
+    "MewmaSpec", "ModelSpec", "OrderSpec", "OutputSpec", "Trust", "TrustPolicy", "WindowSpec", "available",
+    "load_bundle", "shipped_bundles",
 ]  # fmt: skip
 
 MAX_MODEL_BYTES = LIMITS[MODEL]
@@ -63,6 +63,7 @@ class Bundle:
         spec = self.spec
         shape = (STATE_LAYOUT, spec.kind, spec.window, spec.mewma, channels, samples_per_frame,
                  *((spec.ewma, spec.match.channels) if spec.ewma else ()),
+                 *((spec.order, spec.match.max_rate_hz) if spec.order else ()),
                  *((spec.drift.layout(),) if spec.drift else ()))  # older kinds keep the names that they had
         return hashlib.sha256(msgspec.json.encode(shape, order="deterministic")).hexdigest()[:12]
 

@@ -23,6 +23,10 @@ MIN_NEAR, NEAR = 0.2, 0.1
 
 # Little endian whatever the machine.
 _DTYPES = {"f2": "<f2", "f4": "<f4", "f8": "<f8", "i4": "<i4", "i8": "<i8", "u1": "|u1", "b1": "|b1"}
+#: Windows of samples take megabytes as float32. What has so many elements, all of them small whole numbers, lies in the
+#: file as signed bytes: a model that knows no scale can be shown such samples as well as any.
+MANY = 1 << 16
+_STORED, _MOST = "|i1", 127
 _Size = Annotated[int, Meta(ge=0, le=1 << 24)]
 
 
@@ -54,10 +58,13 @@ class Golden:
         return sum(case.rows for case in self.cases)
 
 
-class _Array(Struct, frozen=True, forbid_unknown_fields=True):
+class _Array(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """dtype: that the model has. stored: that the data have, where it is another; reading widens them."""
+
     dtype: Literal["f2", "f4", "f8", "i4", "i8", "u1", "b1"]
     shape: Annotated[tuple[_Size, ...], Meta(min_length=1, max_length=8)]
     data: bytes
+    stored: Literal["i1"] | None = None
 
 
 class _Case(Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,11 +167,24 @@ def _packed(array: Array) -> _Array:
     kind = array.dtype.kind + str(array.dtype.itemsize)
     if kind not in _DTYPES:
         raise ValueError(f"dtype {array.dtype} is none of {', '.join(_DTYPES)}")
-    return _Array(kind, array.shape, np.ascontiguousarray(array, _DTYPES[kind]).tobytes())  # type: ignore[arg-type]  # checked
+    stored: Literal["i1"] | None = "i1" if array.size >= MANY and _small_integers(array) else None
+    data = np.ascontiguousarray(array, _STORED if stored else _DTYPES[kind]).tobytes()
+    return _Array(kind, array.shape, data, stored)  # type: ignore[arg-type]  # checked
+
+
+def _small_integers(array: Array) -> bool:
+    """Say whether signed bytes hold these floats as they are; a zero with a sign is none."""
+    if array.dtype.kind != "f" or not np.isfinite(array).all() or np.abs(array).max() > _MOST:
+        return False
+    return bool((array == np.round(array)).all() and not (np.signbit(array) & (array == 0)).any())
 
 
 def _array(where: str, array: _Array) -> Array:
-    dtype = np.dtype(_DTYPES[array.dtype])
+    dtype = np.dtype(_STORED if array.stored else _DTYPES[array.dtype])
     if prod(array.shape) * dtype.itemsize != len(array.data):
-        raise ValueError(f"{where}: {len(array.data)} bytes are not {array.dtype}{list(array.shape)}")
-    return np.frombuffer(array.data, dtype).reshape(array.shape)
+        raise ValueError(f"{where}: {len(array.data)} bytes are not {array.stored or array.dtype}{list(array.shape)}")
+    found = np.frombuffer(array.data, dtype).reshape(array.shape)
+    if array.stored:
+        found = found.astype(_DTYPES[array.dtype])
+        found.flags.writeable = False
+    return found

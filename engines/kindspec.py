@@ -58,6 +58,41 @@ class MewmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
                 f"of 1 / smoothing = {1 / self.smoothing:.0f} samples: calibrate longer or smooth less"]
 
 
+class OrderSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows are windows of one channel's raw samples, and the lines of the bearing that it hears (kind "order").
+
+    rate_hz: samples per second of the model's window; an asset's own rate is brought down to it. size: samples of a
+    window, hop: between the ends of two, at that rate. speed_change: largest change of the shaft's speed within a
+    window, as a part of it.
+    """
+
+    rate_hz: Positive
+    size: Annotated[int, Meta(ge=16, le=1 << 20)]
+    hop: Annotated[int, Meta(ge=1, le=1 << 20)]
+    speed_change: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
+
+    def rows(self) -> dict[str, tuple[int, ...]]:
+        """Return the inputs that a row has, and their shapes."""
+        return {"samples": (self.size,), "lines_hz": (5,)}
+
+    def misfits(self, samples_per_frame: int) -> list[str]:
+        """Say why frames of so many samples cannot be used."""
+        if samples_per_frame <= self.size:
+            return []
+        return [f"{samples_per_frame} samples per frame are more than a window's {self.size}: an alert could not say "
+                "which of a frame's windows raised it"]
+
+    def faults(self, least_hz: float | None, most_hz: float | None) -> list[str]:
+        """Say what of it does not agree. least_hz, most_hz: rates of [match]."""
+        found = []
+        if self.hop > self.size:
+            found.append(f"order.hop = {self.hop} is above order.size = {self.size}: samples get lost")
+        if least_hz is None or most_hz is None or least_hz < self.rate_hz:
+            found.append(f"order needs match.min_rate_hz of at least order.rate_hz = {self.rate_hz:g} (what was never "
+                         "measured cannot be made) and match.max_rate_hz, which sizes the state")
+        return found
+
+
 class EwmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Rows are moving means of the raw channels (kind "ewma"), each asset's since its first sample.
 

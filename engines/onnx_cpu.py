@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: the embedded default."""
 
+import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
@@ -58,7 +59,14 @@ class OnnxCpu:
 
     def infer(self, inputs: Arrays) -> dict[str, Array]:
         """Run the model; outputs are new arrays. Raises EngineError; the session stays usable."""
-        self._signature.check(inputs)
+        rows = self._signature.check(inputs)
+        most = self._spec.budget.rows_at_once or rows
+        if rows <= most:
+            return self._run(inputs)
+        parts = [self._run({name: array[a : a + most] for name, array in inputs.items()}) for a in range(0, rows, most)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
+
+    def _run(self, inputs: Arrays) -> dict[str, Array]:
         if self._session is None:
             raise EngineError("the engine is closed")
         try:

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from engines.answerspec import OutputSpec
 from engines.driftspec import DriftSpec
 from engines.fields import ChannelName, Fraction, Hashes, Name, Positive, Text, Version
-from engines.kindspec import EwmaSpec, MewmaSpec, WindowSpec
+from engines.kindspec import EwmaSpec, MewmaSpec, OrderSpec, WindowSpec
 
 
 class BundleError(ValueError):
@@ -101,12 +101,14 @@ class BudgetSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """What the model may cost; none: anything.
 
     latency_ms: p99 of one batch of 256 rows on one CPU thread. memory_mb: what an engine with this model may add to a
-    process. model_kb: size of model.onnx.
+    process. model_kb: size of model.onnx. rows_at_once: most rows that an engine on a CPU computes together, where a
+    row takes megabytes on its way.
     """
 
     latency_ms: Positive | None = None
     memory_mb: Positive | None = None
     model_kb: Positive | None = None
+    rows_at_once: Annotated[int, Meta(ge=1, le=65_536)] | None = None
 
 
 class Card(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,7 +131,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     version: Version
-    kind: Literal["window", "mewma", "ewma"]
+    kind: Literal["window", "mewma", "ewma", "order"]
     rule: Name
     card: Card
     threshold: Positive = 1.0
@@ -137,6 +139,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     window: WindowSpec | None = None
     mewma: MewmaSpec | None = None
     ewma: EwmaSpec | None = None
+    order: OrderSpec | None = None
     judge: JudgeSpec = JudgeSpec()
     match: MatchSpec = MatchSpec()
     drift: DriftSpec | None = None
@@ -165,6 +168,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
             if value % samples_per_frame:
                 frame = f"{samples_per_frame} samples per frame"
                 found.append(f"{frame} do not divide window.{key} = {value} samples of {self.name}")
+        if self.order:
+            found += self.order.misfits(samples_per_frame)
         return found or self._other_shapes(count, samples_per_frame)
 
     def rows(self, channels: int, samples_per_frame: int) -> dict[str, tuple[int, ...]]:
@@ -173,6 +178,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
             return {"x": (self.window.size // samples_per_frame, channels, samples_per_frame)}
         if self.ewma is not None:
             return self.ewma.rows(self.match.channels)
+        if self.order is not None:
+            return self.order.rows()
         return {"z": (channels,), "center": (channels,), "whitening": (channels, channels), "limit": ()}
 
     def watched(self, channels: int, samples_per_frame: int) -> int:
@@ -242,16 +249,7 @@ def _struct_of(kind: Any) -> Any:
 
 
 def _sense_faults(spec: ModelSpec) -> list[str]:
-    faults = []
-    for key, table in (("window", spec.window), ("mewma", spec.mewma), ("ewma", spec.ewma)):
-        if (table is not None) != (spec.kind == key):
-            faults.append(f"kind is {spec.kind!r}, so [{key}] must {'be there' if spec.kind == key else 'go'}")
-    if spec.window:
-        faults += spec.window.faults()
-    if spec.mewma:
-        faults += spec.mewma.faults()
-    if spec.ewma:
-        faults += spec.ewma.faults(spec.match.channels)
+    faults = _kind_faults(spec)
     faults += spec.outputs.faults() + spec.match.faults()
     if spec.judge.on[0] > spec.judge.on[1]:
         faults.append(f"judge.on = {list(spec.judge.on)}: n of m needs n <= m")
@@ -261,6 +259,23 @@ def _sense_faults(spec: ModelSpec) -> list[str]:
         faults.append("inputs: a name is there twice")
     if spec.drift:
         faults += [*spec.drift.faults(spec.judge.on[1]), *_drift_input(spec, spec.drift.input)]
+    return faults
+
+
+def _kind_faults(spec: ModelSpec) -> list[str]:
+    faults = []
+    tables = {"window": spec.window, "mewma": spec.mewma, "ewma": spec.ewma, "order": spec.order}
+    for key, table in tables.items():
+        if (table is not None) != (spec.kind == key):
+            faults.append(f"kind is {spec.kind!r}, so [{key}] must {'be there' if spec.kind == key else 'go'}")
+    if spec.window:
+        faults += spec.window.faults()
+    if spec.mewma:
+        faults += spec.mewma.faults()
+    if spec.ewma:
+        faults += spec.ewma.faults(spec.match.channels)
+    if spec.order:
+        faults += spec.order.faults(spec.match.min_rate_hz, spec.match.max_rate_hz)
     return faults
 
 

@@ -6,11 +6,12 @@ Columns from here on. Only frames that are wrong in some way are touched one by 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from math import nan
 from operator import attrgetter
 
 import numpy as np
 
-from pipeline.columns import I64, NS_PER_MS, NS_PER_S, Array, Bool, FrameBatch, Groups, Poll, Silence
+from pipeline.columns import F64, I64, NS_PER_MS, NS_PER_S, Array, Bool, FrameBatch, Groups, Poll, Silence
 from pipeline.errors import Rejected
 from pipeline.state import (
     DEAD_LETTERED,
@@ -130,8 +131,13 @@ def check(pool: Pool, slots: I64, index: I64, frames: Sequence[TelemetryFrame], 
         slots, index, t0, ts, data = slots[good], index[good], t0[good], ts[good], data[good]
         picked = [f for f, g in zip(picked, good.tolist(), strict=True) if g]
     seq = np.fromiter(map(_seq, picked), np.int64, len(picked))
-    batch = FrameBatch(slots, seq, poll.offsets[index], t0, ts, np.zeros(len(picked), bool), data)
+    batch = FrameBatch(slots, seq, poll.offsets[index], t0, ts, np.zeros(len(picked), bool), data,
+                       _speeds(picked) if pool.bundle.spec.order else None)
     return Candidates(index, batch), rejects
+
+
+def _speeds(frames: Sequence[TelemetryFrame]) -> F64:
+    return np.fromiter((nan if frame.rpm is None else frame.rpm for frame in frames), np.float64, len(frames))
 
 
 def _samples(pool: Pool, slots: I64, frames: Sequence[TelemetryFrame]) -> tuple[Array, dict[int, Rejected] | None]:
@@ -208,7 +214,7 @@ def sequence(part: Partition, pool: Pool, found: Candidates, silent_ms: int) -> 
         for g in np.flatnonzero(~clean).tolist():
             _irregular(pool, int(slots[g]), batch, int(groups.first[g]), int(groups.last[g]) + 1, keep)
         if not keep.all():
-            batch = FrameBatch(*(getattr(batch, name)[keep] for name in FrameBatch.__slots__))
+            batch = batch.only(keep)
             if not len(batch):
                 return batch, []
             groups = Groups.of(batch.slot)

@@ -14,6 +14,7 @@ from pipeline.answers import Answers
 from pipeline.columns import F64, I64, NS_PER_MS, Array
 from pipeline.drift import Change
 from pipeline.judge import Transition, shares
+from pipeline.listening import listen
 from pipeline.state import Pool, Slot
 from schemas import (
     Alert,
@@ -50,8 +51,11 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
     else:
         ident = bytes(pool.table["alert_id"][t.slot]).hex()
     ranked: list[tuple[str, float, str]] = []
+    heard, part = _heard(pool, who)
     if answers is not None and answers.shares is not None:
         ranked = shares(answers.shares[t.row], _names(pool, who), z)
+    elif heard:
+        ranked = [(heard, 1.0, "flat")]
     what = _What.of(answers, t.row)
     why_not = _stale(ts_ms, t_end, stale_ms)
     limit = spec.threshold * band
@@ -61,11 +65,11 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
         asset=who.asset, asset_class=birth.asset_class, rule=spec.rule, severity=_SEVERITY[t.severity],
         criticality=birth.criticality, annunciate=why_not is None, annunciate_why_not=why_not, t_first=t.t_first,
         t_last=t_end, t_raised=t.t_raised, t_cleared=t_end if t.kind == "cleared" else None, score=score,
-        threshold=limit, why=_why(pool, t, score, limit, ranked, what), birth_id=birth.birth_id, seq=seq,
+        threshold=limit, why=_why(pool, t, score, limit, ranked, what, part), birth_id=birth.birth_id, seq=seq,
         model=f"{spec.name}@{spec.version}", provisional=_provisional(pool, t.slot) or band > 1.0,
         contributions=tuple(Contribution(name, share, way) for name, share, way in ranked),  # type: ignore[arg-type]
         window=Window(t_end - round((frames * pool.samples - 1) * period), t_end, frames),
-        mode=what.mode, confidence=what.confidence, life=what.life, line=what.line,
+        mode=what.mode, confidence=what.confidence, life=what.life, line=what.line, component=part or None,
     )
 
 
@@ -113,6 +117,15 @@ def _names(pool: Pool, who: Slot) -> tuple[str, ...]:
     return tuple(c.name for c in pool.channels_of(who.birth))
 
 
+def _heard(pool: Pool, who: Slot) -> tuple[str, str]:
+    """Return the channel that a model of one channel listens to, and the component that it hears; "" for others."""
+    if pool.bundle.spec.order is None:
+        return "", ""
+    channels = pool.channels_of(who.birth)
+    ear = listen(who.birth, channels, pool.bundle.spec.order)
+    return channels[ear.channel].name if ear.channel >= 0 else "", ear.component
+
+
 _STATE: dict[str, State] = {"raised": "raised", "updated": "updated", "cleared": "cleared"}
 _SEVERITY: dict[str, Severity] = {"low": "low", "medium": "medium", "high": "high", "critical": "critical"}
 
@@ -130,13 +143,15 @@ def _stale(ts_ms: int, t_end: int, stale_ms: int) -> str | None:
 
 
 def _why(pool: Pool, t: Transition, score: float, limit: float, ranked: Sequence[tuple[str, float, str]],
-         what: _What) -> str:
+         what: _What, part: str) -> str:
     spec = pool.bundle.spec
     need, width = spec.judge.on
     ratio = f"score is {score / limit:.2f} x its limit"
     if limit > spec.threshold:
         ratio += f", which is {limit / spec.threshold:g} x the usual one because the asset drifts"
     where = ", ".join(f"{name} {way} ({share:.0%})" for name, share, way in ranked[:3])
+    if part and ranked:
+        where = f"{part}, heard by {ranked[0][0]}"
     if t.row < 0:
         return "the asset was retired, or announced another layout; nothing was measured"
     if t.kind == "cleared":
@@ -255,12 +270,12 @@ def assessments(pool: Pool, rows: I64, slot: I64, seq: I64, t_end: I64, score: F
             seq=tuple(seq[mine].tolist()), t_end=tuple(t_end[mine].tolist()), score=tuple(score[mine].tolist()),
             limit=(spec.threshold,) * len(mine) if band is None else tuple((spec.threshold * band[mine]).tolist()),
             state=tuple(state[mine].tolist()), historical=who.historical,
-            answers=None if answers is None else _told(answers, mine, _names(pool, who))))
+            answers=None if answers is None else _told(answers, mine, _names(pool, who), _heard(pool, who))))
     return found
 
 
-def _told(answers: Answers, rows: I64, names: tuple[str, ...]) -> RowAnswers | None:
-    """Return what a model says of these rows beside the score, None if nothing."""
+def _told(answers: Answers, rows: I64, names: tuple[str, ...], heard: tuple[str, str]) -> RowAnswers | None:
+    """Return what a model says of these rows beside the score, None if nothing. heard: channel and component."""
     out: dict[str, Any] = {}
     if answers.reasons:
         out["unknown"] = tuple(answers.why_unknown(i) for i in rows.tolist())
@@ -275,6 +290,10 @@ def _told(answers: Answers, rows: I64, names: tuple[str, ...]) -> RowAnswers | N
         out["line"] = _table(answers.line, rows)
     if answers.shares is not None:
         out |= {"channels": names, "contributions": _table(answers.shares, rows)}
+    elif heard[0]:
+        out |= {"channels": heard[:1], "contributions": ((1.0,),) * len(rows)}
+    if heard[1]:
+        out["component"] = heard[1]
     return RowAnswers(**out) if out else None
 
 

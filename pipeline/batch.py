@@ -35,6 +35,11 @@ class Segment:
     def here(self) -> slice:
         return slice(self.at, self.at + self.b - self.a)
 
+    def frames(self, row: int) -> int:
+        """Return how many frames a row of this segment rests on."""
+        frames = self.rows.frames
+        return frames if isinstance(frames, int) else int(frames[self.a + row])
+
     def column(self, name: str) -> Array:
         array: Array = getattr(self.rows, name)
         return array[self.a:self.b]

@@ -38,7 +38,8 @@ class FrameBatch:
     """Accepted frames of one pool, sorted by (slot, arrival).
 
     slot, seq, offset, t0_ns, ts_ms: (n,). data: (n, channels, samples) float in physical units.
-    restart: the frame follows a silence, so no window may span the gap before it.
+    restart: the frame follows a silence, so no window may span the gap before it. rpm: (n,) as the frames tell it, NaN
+    where one does not; None: no model here asks for it.
     """
 
     slot: I64
@@ -48,9 +49,15 @@ class FrameBatch:
     ts_ms: I64
     restart: Bool
     data: Array
+    rpm: F64 | None = None
 
     def __len__(self) -> int:
         return len(self.slot)
+
+    def only(self, keep: Bool) -> "FrameBatch":
+        """Return the frames of a mask."""
+        return FrameBatch(self.slot[keep], self.seq[keep], self.offset[keep], self.t0_ns[keep], self.ts_ms[keep],
+                          self.restart[keep], self.data[keep], None if self.rpm is None else self.rpm[keep])
 
 
 @dataclass(slots=True)
@@ -111,8 +118,8 @@ class Rows:
     """Rows ready for the engine, of one pool, in order. `fill` must be called before the pool's next step.
 
     slot, seq, offset, ts_ms: of the frame that completed each row, (rows,). t_end: time of its last sample, Unix ns.
-    frames: how many frames one row rests on. doubt: (rows,) int8, 0 or the number of a reason of `reasons`, from 1, why
-    the model's answer counts for nothing whatever it will be; None: no row is in doubt.
+    frames: how many frames one row rests on, (rows,) where they differ. doubt: (rows,) int8, 0 or the number of a
+    reason of `reasons`, from 1, why the model's answer counts for nothing whatever it will be; None: no row in doubt.
     """
 
     slot: I64
@@ -120,7 +127,7 @@ class Rows:
     offset: I64
     ts_ms: I64
     t_end: I64
-    frames: int
+    frames: int | I64
     fill: Fill
     doubt: Array | None = None
     reasons: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from engines.bundle import Bundle
-from pipeline import condition, drift, judge, means, window
+from pipeline import condition, drift, judge, means, order, window
 from pipeline.columns import Calibrated, FrameBatch, Groups, Rows
 from pipeline.state import Column, Pool
 
@@ -34,7 +34,7 @@ class Kind(Protocol):
         """Take note that frames of these slots are gone for good."""
 
 
-KINDS: Mapping[str, Kind] = {"window": window, "mewma": condition, "ewma": means}
+KINDS: Mapping[str, Kind] = {"window": window, "mewma": condition, "ewma": means, "order": order}
 
 
 def columns_of(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:

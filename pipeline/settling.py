@@ -67,7 +67,7 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
                 continue  # assessed, never a live alert
             episodes.say(pool, t.slot, effects, advise.alert(
                 pool, t, score=float(score[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]),
-                ts_ms=int(ts_ms[t.row]), frames=seg.rows.frames, stale_ms=terms.stale_ms, answers=said,
+                ts_ms=int(ts_ms[t.row]), frames=seg.frames(t.row), stale_ms=terms.stale_ms, answers=said,
                 z=None if z is None else z[seg.at + t.row], band=1.0 if band is None else float(band[t.row])))
     if terms.assessments:
         effects.assessments += advise.assessments(pool, np.flatnonzero(good), slot, seq, t_end, score, state, said,

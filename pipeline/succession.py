@@ -14,7 +14,7 @@ import numpy as np
 from engines.bundle import Bundle
 from pipeline import advise, judge
 from pipeline.checkpoint import UNASSIGNED
-from pipeline.columns import I64, Bool, FrameBatch, Groups
+from pipeline.columns import I64, FrameBatch, Groups
 from pipeline.kinds import columns_of, kind_of
 from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
 from pipeline.terms import MANIFEST, renewed
@@ -84,7 +84,7 @@ class Succession:
             ill = (pool.table["active"][batch.slot] != 0) & (mirror.table["ready"][batch.slot] == 0)
             for slot in np.unique(batch.slot[ill]).tolist():
                 kind.restart(mirror, slot, recalibrate=True)
-            batch = _only(batch, ~ill)
+            batch = batch.only(~ill)
             groups = Groups.of(batch.slot)
             if not len(batch):
                 return
@@ -190,11 +190,6 @@ def _keep_step(pool: Pool, mirror: Pool, slot: int) -> None:
     if old is not None and new is not None and old.hop == new.hop:
         ends = pool.table["frames"][slot] - old.size // pool.samples  # of whole windows, modulo a hop
         mirror.table["frames"][slot] = (ends + new.size // pool.samples) % (new.hop // pool.samples)
-
-
-def _only(batch: FrameBatch, keep: Bool) -> FrameBatch:
-    return FrameBatch(batch.slot[keep], batch.seq[keep], batch.offset[keep], batch.t0_ns[keep], batch.ts_ms[keep],
-                      batch.restart[keep], batch.data[keep])
 
 
 def _keys(part: Partition) -> list[str]:

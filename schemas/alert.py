@@ -65,6 +65,7 @@ class Alert(Struct, frozen=True, omit_defaults=True):
 
     Value bytes are a function of the log alone; a consumer keeps the highest `revision` per `alert_id`.
     Times are event time in Unix nanoseconds. mode: the failure, with the model's confidence in it, 0 to 1.
+    component: the part of the asset that was judged, by its name in the birth.
     """
 
     alert_id: str
@@ -97,6 +98,7 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     confidence: float | None = None
     life: Life | None = None
     line: Line | None = None
+    component: str | None = None
     v: Literal[1] = 1
 
     @property

@@ -11,7 +11,7 @@ class RowAnswers(Struct, frozen=True, omit_defaults=True):
     unknown: why a row's answer counts for nothing, "" where it counts. mode, confidence: the likeliest failure and its
     probability; those of all `labels` are in probabilities. life: mean, p10, p50, p90 in life_unit; from life_cap on it
     means "at least". line: expected Hz, found Hz, order found, dB above chance. contributions: shares of `channels` in
-    the score. Floats are not rounded.
+    the score. component: the part that was judged. Floats are not rounded.
     """
 
     unknown: tuple[str, ...] | None = None
@@ -25,6 +25,7 @@ class RowAnswers(Struct, frozen=True, omit_defaults=True):
     channels: tuple[str, ...] | None = None
     contributions: tuple[tuple[float, ...], ...] | None = None
     life_cap: float | None = None
+    component: str | None = None
 
 
 class Assessment(Struct, frozen=True, omit_defaults=True):

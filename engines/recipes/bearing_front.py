@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from engines.base import Array
 from engines.graph.builder import GraphBuilder, Name, means
-from engines.recipes.bearing_orders import LINES
+from engines.orders import LINES
 
 RATE_HZ: Final = 12_000
 WINDOW: Final = 12_000  # one second: 0.5 Hz bins resolve the cage of a slow machine

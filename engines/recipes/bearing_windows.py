@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from engines.base import Array
+from engines.orders import Orders
 from engines.recipes.bearing_front import WINDOW
 from engines.recipes.bearing_head import CLASSES
-from engines.recipes.bearing_orders import Orders
 
 # A window to train on is longer than the model's by this much: played faster it still fills it.
 SPAN = 14_400

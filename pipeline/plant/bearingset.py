@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from engines.base import Array
+from engines.orders import KNOWN, Orders, unusable
 from engines.recipes import bearing_front, bearing_head, bearing_train
 from engines.recipes.bearing_front import WINDOW, Session
 from engines.recipes.bearing_head import CLASSES, Head
-from engines.recipes.bearing_orders import KNOWN, Orders, unusable
 from engines.recipes.bearing_train import Extract, Material, Options
 from engines.recipes.bearing_windows import SPAN, Windows, folds, named, near_integers
 from pipeline.errors import InputError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.base import Array
-from engines.recipes.bearing_orders import Geometry, Orders
+from engines.orders import Geometry, Orders
 
 FAULTS = ("normal", "inner", "ball", "outer", "cage")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from engines.base import Array
 from pipeline.errors import InputError
+from pipeline.resample import ratio, resample
 
 RATE_HZ = 12_000
 _LABELS = {"N": "normal", "IR": "inner", "B": "ball", "OR": "outer"}
@@ -35,13 +36,6 @@ class Recording:
     bearing: str | None
     diameter: str
     sha256: str
-
-
-def decimate(x: Array, factor: int) -> Array:
-    """Return every `factor`th sample of `x` behind a linear-phase low-pass at 92 % of the new half rate."""
-    n = np.arange(-24 * factor, 24 * factor + 1)
-    h = np.sinc(n / factor * 0.92) * np.hamming(len(n))
-    return np.asarray(np.convolve(x, h / h.sum(), "same")[::factor])
 
 
 def read(folder: Path, labels: bool = True) -> list[Recording]:
@@ -65,10 +59,10 @@ def _one(path: Path, row: dict[str, str] | None) -> Recording:
             rate, rpm = int(file["fs"]), float(file["rpm"]) if "rpm" in file else 0.0
     except (KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} is no recording: {error}") from error
-    if rate < RATE_HZ or rate % RATE_HZ:
-        raise InputError(f"{path} has {rate} samples/s; 12000 or a multiple of it can be used")
-    if rate > RATE_HZ:
-        x = decimate(x, rate // RATE_HZ)
+    if rate < RATE_HZ:
+        raise InputError(f"{path} has {rate} samples/s; 12000 or more can be used")
+    share = ratio(rate, RATE_HZ)
+    x = resample(x - x.mean(), share.numerator, share.denominator)
     label, bearing, diameter = None, None, ""
     if row is not None:
         fault = row["fault"].strip().upper()

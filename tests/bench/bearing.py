@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from engines.base import Array
+from engines.orders import KNOWN, Geometry, Orders
 from engines.recipes import bearing_front, bearing_head, bearing_probe, bearing_train
 from engines.recipes.bearing_front import RATE_HZ, WINDOW, Session
 from engines.recipes.bearing_head import CLASSES
-from engines.recipes.bearing_orders import KNOWN, Geometry, Orders
 from engines.recipes.bearing_windows import Windows, folds
 from pipeline.plant import bearingset, bearingsim, cwru
 from tests.bench import report, rig

@@ -67,6 +67,12 @@ MESSAGES: dict[str, Struct] = {
         "b" * 24, 1, "raised", True, "kyoto", "line-1/pump-07", "pump", "bearing", "high", "B", True, _T0, _T0, _T0,
         4.5, 1.0, "outer (93%)", _BIRTH_ID, 41, "bearing-order@1.0.0", mode="outer", confidence=0.93,
         life=Life(125.0, 101.5, 118.0, 125.0, "cycles", at_least=True), line=Line(107.4, 107.1, 3.57, 14.2)),
+    "alert-component.v1.json": Alert(
+        "b" * 24, 0, "raised", True, "kyoto", "line-1/motor-01", "motor", "bearing", "low", "B", True, _T0, _T0, _T0,
+        0.75, 0.5, "bearing_de, heard by acc_de", _BIRTH_ID, 41, "bearing-order@1.0.0", component="bearing_de"),
+    "assessment-component.v1.bin": Assessment(
+        "line-1/motor-01", _BIRTH_ID, "bearing-order@1.0.0", (7,), (_T0,), (0.1,), (0.5,), (0,),
+        answers=RowAnswers(channels=("acc_de",), contributions=((1.0,),), component="bearing_de")),
     "assessment-minimal.v1.bin": Assessment("pump-07", _BIRTH_ID, "anomaly-mewma", (), (), (), (), ()),
     "assessment-full.v1.bin": Assessment(
         "pump-07", _BIRTH_ID, "anomaly-mewma", (7, 8, 9), (_T0, _T0 + 1, _T0 + 2), (0.1, 1.5, float("inf")),

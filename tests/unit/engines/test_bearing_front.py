@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from engines.orders import KNOWN, Geometry, Orders
 from engines.recipes import bearing_front as bf
-from engines.recipes.bearing_orders import KNOWN, Geometry, Orders
 from pipeline.plant import bearingsim
 
 ORDERS = KNOWN["6205-2RS"]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from engines.orders import KNOWN, unusable
 from engines.recipes import bearing_head, bearing_train
 from engines.recipes.bearing_front import FEATURES, Session
 from engines.recipes.bearing_head import CLASSES, OUTPUTS, Head
-from engines.recipes.bearing_orders import KNOWN, unusable
 from engines.recipes.bearing_windows import SPAN, LeakError, Windows, check, folds, join, near_integers
 from pipeline.errors import InputError
 from pipeline.plant import bearinggolden, bearingset, bearingsim

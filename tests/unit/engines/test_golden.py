@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engines import BundleError
 from engines.archive import read_files
-from engines.golden import Golden, GoldenCase, decode, encode, make_golden, toward_limit
+from engines.golden import MANY, Golden, GoldenCase, decode, encode, make_golden, toward_limit
 from engines.onnx_cpu import OnnxCpu
 from tests import models
 
@@ -46,6 +46,18 @@ def test_arrays_come_back_as_they_were(dtype, rows, shape, seed):
     np.testing.assert_array_equal(back.inputs["x"], array)
     assert not back.inputs["x"].flags.writeable
     assert (back.starts, back.rows) == ((0,), rows)
+
+
+def test_many_small_whole_numbers_lie_as_bytes_and_come_back_as_floats():
+    rng = np.random.default_rng(0)
+    whole = rng.integers(-127, 128, (4, MANY // 4)).astype("f4")
+    signed, few = np.where(whole == 0, np.float32(-0.0), whole), whole[:, 1:]
+    for array, width in ((whole, 1), (whole + np.float32(0.5), 4), (whole * 2, 4), (signed, 4), (few, 4)):
+        raw = encode(Golden((GoldenCase("c", {"x": array}, {"score": np.ones(4)}),)))
+        assert 0 < len(raw) - width * array.size < 300
+        back = decode(raw).cases[0].inputs["x"]
+        assert back.dtype == array.dtype and back.tobytes() == np.ascontiguousarray(array).tobytes()
+        assert not back.flags.writeable
 
 
 def test_same_vectors_have_the_same_bytes_whatever_their_memory():

@@ -13,7 +13,7 @@ from engines.base import Array
 LINES = ("shaft", "ftf", "bsf", "bpfo", "bpfi")
 # A second holds 15 passes of an outer race's defect: fewer are no comb. Envelopes are read up to 700 Hz, and one tooth
 # alone is no comb either.
-_SLOW_HZ, _FAST_HZ = 15.0, 700.0
+SLOW_HZ, FAST_HZ = 15.0, 700.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ def unusable(orders: Orders | None, rpm: float | None) -> str | None:
     if rpm <= 0:
         return f"the shaft does not turn: rpm is {rpm:g}"
     low, high = orders.bpfo * rpm / 60.0, 2 * orders.bpfi * rpm / 60.0
-    if low < _SLOW_HZ:
-        return f"rpm {rpm:g} is too slow: the outer race's line, {low:.1f} Hz, is below {_SLOW_HZ:g} Hz"
-    if high > _FAST_HZ:
-        return f"rpm {rpm:g} is too fast: twice the inner race's line, {high:.0f} Hz, is above {_FAST_HZ:g} Hz"
+    if low < SLOW_HZ:
+        return f"rpm {rpm:g} is too slow: the outer race's line, {low:.1f} Hz, is below {SLOW_HZ:g} Hz"
+    if high > FAST_HZ:
+        return f"rpm {rpm:g} is too fast: twice the inner race's line, {high:.0f} Hz, is above {FAST_HZ:g} Hz"
     return None
 
 
