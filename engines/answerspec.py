@@ -53,7 +53,11 @@ class LineSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OutputSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of the graph's outputs: the score of a row, its shares per channel, answers; none where it has none."""
+    """Names of the graph's outputs: the score of a row, its shares per channel, answers; none where it has none.
+
+    features: output (n, F) that a `[baseline]` makes the score and the shares of; `score` is then what golden vectors
+    compare engines by, and nothing else.
+    """
 
     score: Text = "score"
     contributions: Text | None = None
@@ -61,6 +65,7 @@ class OutputSpec(Struct, frozen=True, forbid_unknown_fields=True):
     life: LifeSpec | None = None
     unknown: UnknownSpec | None = None
     line: LineSpec | None = None
+    features: Text | None = None
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield key and name of every output that is named."""
@@ -75,6 +80,8 @@ class OutputSpec(Struct, frozen=True, forbid_unknown_fields=True):
             yield "unknown.name", self.unknown.name
         if self.line:
             yield "line.name", self.line.name
+        if self.features:
+            yield "features", self.features
 
     def faults(self) -> list[str]:
         """Say what of it does not agree."""

@@ -1,6 +1,6 @@
 """`[baseline]` of a passport: how an asset's own normal is learnt from what its model says of the first rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -37,6 +37,7 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
     exceedance: chance that a healthy row is over the limit, by the fitted tail.
     stationarity: least von Neumann ratio (2 = white noise, 0 = drift) of a feature's means over tenths of the baseline;
     features below it are left out, with `per_channel` all of their channel. 0 leaves nothing out.
+    slow_quantities: with `per_channel`, channels whose quantity contains one of these words are left out.
     most_move: a level that moves by more of its scales during the baseline makes it suspect. fleet_limit: so does a
     limit above this, in scales of a smoothed feature; choose it by what the fleet's limits are.
     """
@@ -50,6 +51,7 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
     combine: Literal["max", "rms"] = "max"
     exceedance: Annotated[float, Meta(gt=0.0, lt=0.5)] = 1e-4
     stationarity: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.0
+    slow_quantities: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ()
     most_move: _Positive = 3.0
     fleet_limit: _Positive = 12.0
 
@@ -61,8 +63,16 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
         """Return how many shares a score is divided into: one per channel, or one per feature."""
         return channels if self.per_channel else len(self.features)
 
+    def names(self, channels: Sequence[str]) -> tuple[str, ...]:
+        """Name the numbers of a row's features; channels: names of those that the model takes."""
+        if not self.per_channel:
+            return tuple(f.name for f in self.features)
+        return tuple(f"{channel}.{f.name}" for channel in channels for f in self.features)
+
     def faults(self) -> Iterator[str]:
         """Say what of the table does not agree."""
+        if self.slow_quantities and not self.per_channel:
+            yield "baseline.slow_quantities: only features per channel have a quantity"
         if len({feature.name for feature in self.features}) < len(self.features):
             yield "baseline.features: a name is there twice"
         if self.rows * self.smoothing < _MIN_MEMORIES:

@@ -5,7 +5,7 @@ only then what they say. Each file is read once and handed on as bytes: what was
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from engines import manifest as manifests
 from engines import trust as trusts
 from engines.answerspec import OutputSpec
 from engines.archive import GOLDEN, LIMITS, MANIFEST, MODEL, PASSPORT, SIGNATURE, read_files, read_manifest
+from engines.baselinespec import BaselineSpec
 from engines.golden import Golden
 from engines.kindspec import EwmaSpec, MewmaSpec, OrderSpec, WindowSpec
 from engines.manifest import Manifest
@@ -58,13 +59,15 @@ class Bundle:
         """Name the layout and meaning of an asset's streaming state: 12 hex digits.
 
         Two bundles with the same hash can take over each other's state: weights, threshold, judge, card and
-        version are not in it; the inputs, the window or recursion and the calibration recipe are.
+        version are not in it; the inputs, the window or recursion and the calibration recipe are. Of a model with a
+        `[baseline]` the weights are too: what is normal was learnt in its features.
         """
         spec = self.spec
         shape = (STATE_LAYOUT, spec.kind, spec.window, spec.mewma, channels, samples_per_frame,
                  *((spec.ewma, spec.match.channels) if spec.ewma else ()),
                  *((spec.order, spec.match.max_rate_hz) if spec.order else ()),
-                 *((spec.drift.layout(),) if spec.drift else ()))  # older kinds keep the names that they had
+                 *((spec.drift.layout(),) if spec.drift else ()),  # older kinds keep the names that they had
+                 *((spec.baseline, self.sha256) if spec.baseline else ()))
         return hashlib.sha256(msgspec.json.encode(shape, order="deterministic")).hexdigest()[:12]
 
 
@@ -177,12 +180,27 @@ def _model_misfits(spec: ModelSpec, facts: ModelFacts, size: int) -> list[str]:
     for key, name in spec.outputs.names():
         if name not in outputs:
             found.append(f"outputs.{key} = {name!r} is none of {MODEL}, which has {', '.join(outputs)}")
+    if spec.baseline is not None and spec.outputs.features in outputs:
+        found += _width_fault(spec.baseline, spec.match.channels, outputs[spec.outputs.features])
     found += [f"golden.tolerance: {name!r} is no output of {MODEL}, which has {', '.join(outputs)}"
               for name in spec.golden.tolerance if name not in outputs]
     found += [fault for tensor in (*facts.inputs, *facts.outputs) if (fault := _tensor_fault(tensor))]
     if spec.budget.model_kb is not None and size > spec.budget.model_kb * 1000:
         found.append(f"{MODEL} is {size / 1000:g} kB, budget.model_kb = {spec.budget.model_kb:g}")
     return found
+
+
+def _width_fault(baseline: BaselineSpec, channels: Sequence[str], tensor: TensorFacts) -> list[str]:
+    """Compare the features of a row with what the baseline has; an open dimension is for any number of channels."""
+    width = baseline.width(len(channels)) if channels or not baseline.per_channel else None
+    if len(tensor.dims) == 2 and tensor.dims[1] == width:
+        return []
+    if width is None and len(tensor.dims) == 2 and (
+            not isinstance(tensor.dims[1], int) or tensor.dims[1] % len(baseline.features) == 0):
+        return []
+    wanted = width if width is not None else f"{len(baseline.features)} for each channel"
+    dims = ", ".join(map(str, tensor.dims))
+    return [f"outputs.features: {tensor.name!r} is ({dims}), [baseline] has {wanted}"]
 
 
 def _tensor_fault(tensor: TensorFacts) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engines.answerspec import OutputSpec
+from engines.baselinespec import BaselineSpec
 from engines.driftspec import DriftSpec
 from engines.fields import ChannelName, Fraction, Hashes, Name, Positive, Text, Version
 from engines.kindspec import EwmaSpec, MewmaSpec, OrderSpec, WindowSpec
@@ -140,6 +141,7 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
     mewma: MewmaSpec | None = None
     ewma: EwmaSpec | None = None
     order: OrderSpec | None = None
+    baseline: BaselineSpec | None = None
     judge: JudgeSpec = JudgeSpec()
     match: MatchSpec = MatchSpec()
     drift: DriftSpec | None = None
@@ -248,9 +250,22 @@ def _struct_of(kind: Any) -> Any:
     return None
 
 
+def _baseline_faults(spec: ModelSpec) -> list[str]:
+    if (spec.baseline is None) != (spec.outputs.features is None):
+        return ["[baseline] and outputs.features go together: one without the other says nothing"]
+    if spec.baseline is None:
+        return []
+    faults = list(spec.baseline.faults())
+    if spec.kind == "mewma":
+        faults.append("[baseline]: kind \"mewma\" has learnt what is normal before the graph")
+    if spec.outputs.contributions is not None:
+        faults.append("outputs.contributions: with a [baseline] the shares are those of its features")
+    return faults
+
+
 def _sense_faults(spec: ModelSpec) -> list[str]:
     faults = _kind_faults(spec)
-    faults += spec.outputs.faults() + spec.match.faults()
+    faults += spec.outputs.faults() + spec.match.faults() + _baseline_faults(spec)
     if spec.judge.on[0] > spec.judge.on[1]:
         faults.append(f"judge.on = {list(spec.judge.on)}: n of m needs n <= m")
     if list(spec.judge.severity) != sorted(set(spec.judge.severity)) or spec.judge.severity[0] < 1.0:

@@ -114,6 +114,10 @@ class _What:
 
 
 def _names(pool: Pool, who: Slot) -> tuple[str, ...]:
+    """Name what a row's shares are of."""
+    later = pool.bundle.spec.baseline
+    if later is not None and not later.per_channel:
+        return tuple(f.name for f in later.features)
     return tuple(c.name for c in pool.channels_of(who.birth))
 
 
@@ -252,6 +256,23 @@ def calibration(
         center=tuple(table["center"][slot].tolist()), scale=tuple(table["scale"][slot].tolist()),
         whitening=tuple(table["whitening"][slot].ravel().tolist()), limit=float(table["limit"][slot]),
         status="suspect" if table["suspect"][slot] else "good", notes=notes,
+    )
+
+
+def learnt(pool: Pool, who: Slot, slot: int, *, seq: int, t_end: int, reason: str) -> Calibration:
+    """Tell others of a finished baseline of features: one "channel" per feature, in its own unit or logarithm.
+
+    reason: why it is suspect.
+    """
+    table, spec, later = pool.table, pool.bundle.spec, pool.bundle.spec.baseline
+    assert later is not None
+    names = later.names([c.name for c in pool.channels_of(who.birth)])
+    return Calibration(
+        asset=who.asset, birth_id=who.birth.birth_id, model=f"{spec.name}@{spec.version}", seq=seq, t_end=t_end,
+        rows=later.rows, channels=names, kept=tuple(table["base_kept"][slot].tolist()),
+        center=tuple(table["base_center"][slot].tolist()), scale=tuple(table["base_scale"][slot].tolist()),
+        whitening=(), limit=float(table["base_limit"][slot]), status="suspect" if table["suspect"][slot] else "good",
+        notes=CalibrationNotes(reason) if reason else None,
     )
 
 

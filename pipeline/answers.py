@@ -33,6 +33,11 @@ class Answers:
         """Say why the answer of a row counts for nothing; empty if it counts."""
         return self.reasons[self.unknown[row] - 1] if self.unknown[row] else ""
 
+    def doubt(self, rows: Array, reason: str) -> None:
+        """Say of rows (n,) bool that nobody else doubts why they count for nothing."""
+        self.reasons = (*self.reasons, reason)
+        self.unknown = np.where(rows & (self.unknown == 0), len(self.reasons), self.unknown)
+
     def modes(self) -> tuple[list[str], F64]:
         """Return the likeliest failure mode of each row, and its probability."""
         mode, p = self.spec.mode, self.probabilities

@@ -39,7 +39,7 @@ _BLOCKS = 10
 # Standard errors of a split that nobody looked for: the largest over all splits of noise is above 5 once in 10,000.
 _SIGNIFICANT = 5.0
 # A split leaves this share of the rows on its smaller side: fewer are an odd start, not a level.
-_EDGE = 0.1
+_EDGE = 0.15
 _MAX_AUTOCORRELATION = 0.95
 # NumPy's logarithm works on vectors of at most this many numbers; the rest of an array may go another way.
 _LANES = 16
@@ -90,17 +90,11 @@ def columns(spec: BaselineSpec, channels: int) -> tuple[Column, ...]:
     )
 
 
-def names(spec: BaselineSpec, channels: Sequence[str]) -> tuple[str, ...]:
-    """Name the numbers of a row's features."""
-    if not spec.per_channel:
-        return tuple(f.name for f in spec.features)
-    return tuple(f"{channel}.{f.name}" for channel in channels for f in spec.features)
-
-
-def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Bool) -> Settled:
+def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Bool, ill: Bool | None = None) -> Settled:
     """Score rows in order: slot (n,), features (n, F) as the graph gave them, usable (n,).
 
     Rows that are not usable, or have a feature that is not finite, teach nothing, change nothing and score 0.
+    ill: (n,) rows of assets with an open alert; a baseline that is finished by such a row is suspect.
     """
     n, table = len(slot), pool.table
     x = _transformed(spec, features)
@@ -115,7 +109,7 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
         ready = table["base_ready"][slot[rows]] != 0
         for row in rows[~ready].tolist():
             calibrating[row] = True
-            reason = _collect(pool, spec, int(slot[row]), x[row])
+            reason = _collect(pool, spec, int(slot[row]), x[row], ill is not None and bool(ill[row]))
             if reason is not None:
                 finished.append(Finished(int(slot[row]), row, reason))
         rows = rows[ready]
@@ -152,13 +146,14 @@ def warm(pool: Pool, slot: int) -> bool:
     return bool(pool.table["base_ready"][slot])
 
 
-def learn(rows: F64, spec: BaselineSpec, channels: int = 1) -> Learnt:
+def learn(rows: F64, spec: BaselineSpec, channels: int = 1, allowed: Bool | None = None) -> Learnt:
     """Learn what is normal from `rows` (N, F), finite, oldest first, logarithms taken.
 
     A moving mean, standardised, varies by 1 when healthy, and at least as much as of independent rows: what is below
     that was an estimate's luck.
 
-    channels: of the asset, if the spec has its features per channel. Takes 17 ms for 400 rows of 24 features.
+    channels: of the asset, if the spec has its features per channel; allowed: (channels,), None: all. Takes 17 ms for
+    400 rows of 24 features.
     """
     rows = np.array(rows, np.float64, order="C")  # one layout for every caller: the order of NumPy's sums follows it
     floor = np.tile([f.least_scale for f in spec.features], channels if spec.per_channel else 1)
@@ -166,6 +161,8 @@ def learn(rows: F64, spec: BaselineSpec, channels: int = 1) -> Learnt:
     live = np.mean(rows[1:] != rows[:-1], axis=0) >= _MIN_CHANGES
     live &= (spread > 0.0) & np.isfinite(spread)
     scale = np.where(live, np.maximum(spread, floor), 1.0)
+    if allowed is not None:
+        live &= np.repeat(allowed, len(spec.features))
     kept, reason = _choose(spec, channels, rows, live)
     limit = 1.0
     if kept.any():
@@ -186,7 +183,7 @@ def learn(rows: F64, spec: BaselineSpec, channels: int = 1) -> Learnt:
     return Learnt(center, scale, kept, limit, _smoothed((rows - center) / scale, spec)[-1], reason)
 
 
-def _collect(pool: Pool, spec: BaselineSpec, slot: int, x: F64) -> str | None:
+def _collect(pool: Pool, spec: BaselineSpec, slot: int, x: F64, ill: bool) -> str | None:
     """Keep one row of a calibrating slot; when it was the last, learn and return why that is suspect, or empty."""
     rows, table = pool.calibration.get(slot), pool.table
     if rows is None:
@@ -196,13 +193,23 @@ def _collect(pool: Pool, spec: BaselineSpec, slot: int, x: F64) -> str | None:
     table["collected"][slot] = at + 1
     if at + 1 < spec.rows:
         return None
-    learnt = learn(rows, spec, pool.channels)
+    learnt = learn(rows, spec, pool.channels, _allowed(pool, spec, slot))
+    reason = "an alert was open while it was learnt" if ill else learnt.reason
     table["base_center"][slot], table["base_scale"][slot] = learnt.center, learnt.scale
     table["base_kept"][slot], table["base_limit"][slot] = learnt.kept, learnt.limit
     table["base_ewma"][slot], table["base_ready"][slot] = learnt.ewma, 1
-    table["suspect"][slot], table["provisional"][slot] = bool(learnt.reason), 0
+    table["suspect"][slot], table["provisional"][slot] = bool(reason), 0
     del pool.calibration[slot]
-    return learnt.reason
+    return reason
+
+
+def _allowed(pool: Pool, spec: BaselineSpec, slot: int) -> Bool | None:
+    """Return which channels may count by their quantities, None: all."""
+    who = pool.slots[slot]
+    if not spec.slow_quantities or who is None:
+        return None
+    slow, channels = [word.casefold() for word in spec.slow_quantities], pool.channels_of(who.birth)
+    return np.array([not any(word in c.quantity.casefold() for word in slow) for c in channels], bool)
 
 
 def _transformed(spec: BaselineSpec, features: Array) -> F64:
@@ -259,7 +266,7 @@ def _fit(rows: F64) -> tuple[F64, F64]:
 def _choose(spec: BaselineSpec, channels: int, rows: F64, live: Bool) -> tuple[Bool, str]:
     """Return which features count, and why the choice is suspect."""
     if not live.any():
-        return live, "no feature changes its value: the sensors are stuck"
+        return live, "no feature that may count changes its value: the sensors are stuck"
     whole = rows[: len(rows) // _BLOCKS * _BLOCKS]
     if not spec.stationarity or not len(whole):
         return live, ""
@@ -312,7 +319,7 @@ def _moved(spec: BaselineSpec, rows: F64, floor: F64) -> str:
     """
     n, places = len(rows), np.arange(len(rows))
     x = rows - rows.mean(axis=0)
-    edge = max(2, int(n * _EDGE))
+    edge = max(3, int(n * _EDGE))
     at = np.arange(edge, n - edge + 1)
     total = np.cumsum(x, axis=0)
     shift = -total[at - 1] * n / (at * (n - at))[:, None]  # mean after minus mean before; the whole sums to 0
@@ -321,7 +328,8 @@ def _moved(spec: BaselineSpec, rows: F64, floor: F64) -> str:
     for f in range(rows.shape[1]):
         t, move = int(at[split[f]]), float(abs(shift[split[f], f]))
         sides = x[:, f] - np.where(places < t, total[t - 1, f] / t, -total[t - 1, f] / (n - t))
-        phi = min(max(1.0 - float(von_neumann(sides[:, None])[0]) / 2.0, 0.0), _MAX_AUTOCORRELATION)
+        phi = max(1.0 - float(von_neumann(sides[:, None])[0]) / 2.0, 0.0)
+        phi = min(phi + (1.0 + 4.0 * phi) / n, _MAX_AUTOCORRELATION)  # from few rows it comes out too small (Kendall)
         spread = float(sides.std())
         certain = float(weighed[split[f], f]) > _SIGNIFICANT * spread * ((1.0 + phi) / (1.0 - phi)) ** 0.5
         moved = move / max(spread, float(floor[f]), np.finfo(float).tiny)

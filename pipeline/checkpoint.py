@@ -286,8 +286,8 @@ def _load_block(part: Partition, pool: Pool, b: BlockRecord, share: Callable[[As
         else:
             part.enter(pool, slot, who)
         if seat.slot in b.calibration:
-            rows = _array(b.calibration[seat.slot], "f8", (-1, pool.channels))
-            pool.calibration[slot] = np.zeros((pool.calibration_rows, pool.channels))
+            rows = _array(b.calibration[seat.slot], "f8", (-1, pool.calibration_width))
+            pool.calibration[slot] = np.zeros((pool.calibration_rows, pool.calibration_width))
             pool.calibration[slot][:len(rows)] = rows
     pool.open |= {(start + slot, rule): value for slot, rule, value in b.open}
 

@@ -13,13 +13,12 @@ import numpy as np
 
 from engines.base import TensorSpec
 from engines.bundle import Bundle
-from pipeline import acquire, advise, episodes, refuse, settling
+from pipeline import acquire, advise, episodes, kinds, refuse, settling
 from pipeline.batch import Batch, Batcher, Stage, plain
 from pipeline.births import BirthBook
 from pipeline.columns import I64, Effects, Groups, Poll
 from pipeline.errors import Rejected
 from pipeline.infer import Outcome
-from pipeline.kinds import kind_of
 from pipeline.seating import CUT, Seating
 from pipeline.state import (
     DEAD_LETTERED,
@@ -208,7 +207,7 @@ class Flow:
             episodes.came_back(self._terms, pool, silences, step.effects)
         if pool.bundle.spec.name in self.successions:
             self.successions[pool.bundle.spec.name].follow(pool, batch, groups)
-        rows, finished = kind_of(pool.bundle).step(pool, batch, groups)
+        rows, finished = kinds.kind_of(pool.bundle).step(pool, batch, groups)
         for done in finished:
             who = pool.slots[done.slot]
             assert who is not None
@@ -296,7 +295,7 @@ class Flow:
     def skip(self, part: Partition) -> None:
         """Take note that records are gone for good: windows start over, what else was learnt is provisional."""
         for pool in part.order:
-            kind_of(pool.bundle).lost(pool, [slot for slot, _ in pool.seated()])
+            kinds.lost(pool, [slot for slot, _ in pool.seated()])
             pool.dirty.update(range(pool.blocks))
 
     # -- time

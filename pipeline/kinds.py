@@ -1,10 +1,13 @@
-"""Kinds of rows: which step makes the rows of a bundle, by the `kind` of its passport. Pure."""
+"""Kinds of rows: which step makes the rows of a bundle, by the `kind` of its passport. Pure.
+
+A bundle with a `[baseline]` has a second part of state, filled after the engine; the functions here care for both.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from engines.bundle import Bundle
-from pipeline import condition, drift, judge, means, order, window
+from pipeline import baseline, condition, drift, judge, means, order, window
 from pipeline.columns import Calibrated, FrameBatch, Groups, Rows
 from pipeline.state import Column, Pool
 
@@ -37,20 +40,40 @@ class Kind(Protocol):
 KINDS: Mapping[str, Kind] = {"window": window, "mewma": condition, "ewma": means, "order": order}
 
 
-def columns_of(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
-    """Return all that a slot needs beside `acquire`'s: of the kind, the judge, and drift detection where it is on."""
-    watched = bundle.spec.watched(channels, samples)
-    return (*kind_of(bundle).columns(bundle, channels, samples), *judge.COLUMNS,
-            *drift.columns(bundle.spec.drift, watched))
+def kind_of(bundle: Bundle) -> Kind:
+    """Return the step that makes a bundle's rows."""
+    return KINDS[bundle.spec.kind]
+
+
+def new_pool(key: str, bundle: Bundle, channels: int, samples: int, pick: Sequence[int] | None) -> Pool:
+    """Make an empty pool with all the state that the bundle needs. Arguments: of `Pool`."""
+    kind, spec = kind_of(bundle), bundle.spec
+    own, rows, width = kind.columns(bundle, channels, samples), kind.calibration_rows(bundle, samples), channels
+    if spec.baseline is not None:
+        own = (*own, *baseline.columns(spec.baseline, channels))
+        rows, width = spec.baseline.rows, spec.baseline.width(channels)
+    watched = drift.columns(spec.drift, spec.watched(channels, samples))
+    return Pool(key, bundle, channels, samples, (*own, *judge.COLUMNS, *watched), rows, pick, width)
 
 
 def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
     """Start a slot over after a reboot; recalibrate: what was learnt of the asset is void too."""
     kind_of(pool.bundle).restart(pool, slot, recalibrate=recalibrate)
+    if pool.bundle.spec.baseline is not None:
+        baseline.restart(pool, slot, recalibrate=recalibrate)
     if recalibrate:
         drift.restart(pool, slot)
 
 
-def kind_of(bundle: Bundle) -> Kind:
-    """Return the step that makes a bundle's rows."""
-    return KINDS[bundle.spec.kind]
+def inherit(pool: Pool, source: int, target: int) -> None:
+    """Start a historical lane with what is known of the live slot."""
+    kind_of(pool.bundle).inherit(pool, source, target)
+    if pool.bundle.spec.baseline is not None:
+        baseline.inherit(pool, source, target)
+
+
+def lost(pool: Pool, slots: Sequence[int]) -> None:
+    """Take note that frames of these slots are gone for good."""
+    kind_of(pool.bundle).lost(pool, slots)
+    if pool.bundle.spec.baseline is not None:
+        pool.table["provisional"][list(slots)] = 1

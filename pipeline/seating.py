@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.bundle import Bundle
+from pipeline import kinds
 from pipeline.births import BirthBook
 from pipeline.errors import Rejected
-from pipeline.kinds import columns_of, kind_of, restart
 from pipeline.state import LATE, RECEIVED, Key, Partition, Pool, Slot, Waiting
 from schemas import AssetBirth, TelemetryFrame
 
@@ -83,19 +83,17 @@ class Seating:
     def pool_key(self, birth: AssetBirth) -> str:
         """Name the pool of an asset: bundle, hash of all that shapes the state, wire format, places of the channels."""
         bundle = self.route(birth)
-        kinds, pick = [c.dtype for c in birth.channels], _pick(bundle, birth)
-        wire = kinds[0] if len(set(kinds)) == 1 else "-".join(kinds)
+        dtypes, pick = [c.dtype for c in birth.channels], _pick(bundle, birth)
+        wire = dtypes[0] if len(set(dtypes)) == 1 else "-".join(dtypes)
         if pick is not None:
-            wire += f"x{len(kinds)}@" + hashlib.sha256(repr(pick).encode()).hexdigest()[:8]
-        hashed = bundle.state_hash(len(pick or kinds), birth.samples_per_frame)
+            wire += f"x{len(dtypes)}@" + hashlib.sha256(repr(pick).encode()).hexdigest()[:8]
+        hashed = bundle.state_hash(len(pick or dtypes), birth.samples_per_frame)
         return f"{bundle.spec.name}.{hashed}.{wire}"
 
     def new_pool(self, birth: AssetBirth) -> Pool:
         bundle, samples = self.route(birth), birth.samples_per_frame
-        kind, pick = kind_of(bundle), _pick(bundle, birth)
-        channels = len(pick or birth.channels)
-        own = columns_of(bundle, channels, samples)
-        return Pool(self.pool_key(birth), bundle, channels, samples, own, kind.calibration_rows(bundle, samples), pick)
+        pick = _pick(bundle, birth)
+        return kinds.new_pool(self.pool_key(birth), bundle, len(pick or birth.channels), samples, pick)
 
     # -- a frame without a slot
 
@@ -163,7 +161,7 @@ class Seating:
         if historical:
             live = part.directory.get(part.current.get(asset, ("", "", False)))
             if live is not None and part.pool_at(live)[0] is pool:
-                kind_of(pool.bundle).inherit(pool, part.pool_at(live)[1], slot)
+                kinds.inherit(pool, part.pool_at(live)[1], slot)
         return part.directory[key]
 
     def _move(self, part: Partition, pool: Pool, slot: int, birth: AssetBirth, offset: int) -> int:
@@ -181,7 +179,7 @@ class Seating:
         part.assets -= 1
         part.enter(pool, slot, Slot(who.asset, birth, False, _past(pool, slot), who.since))
         pool.table.reset(slot, ("last_seq", "seen"))
-        restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
+        kinds.restart(pool, slot, recalibrate=birth.channels != who.birth.channels)
         pool.touch(slot)
         return part.directory[who.asset, birth.birth_id, False]
 

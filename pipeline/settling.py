@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.baselinespec import BaselineSpec
 from engines.bundle import ModelSpec
-from pipeline import advise, answers, drift, episodes, judge, refuse
+from pipeline import advise, answers, baseline, drift, episodes, judge, refuse
 from pipeline.batch import Batch, Segment
 from pipeline.columns import F64, Array, Bool, Effects
 from pipeline.infer import Outcome
@@ -23,7 +24,7 @@ class Terms:
 
 @dataclass(slots=True)
 class Scored:
-    """A computed batch. score: (n,) rounded. usable: (n,) the engine gave a finite score."""
+    """A computed batch. score: (n,) rounded. usable: (n,) the engine gave a finite score, and finite features."""
 
     spec: ModelSpec
     batch: Batch
@@ -35,6 +36,8 @@ class Scored:
     def of(cls, spec: ModelSpec, batch: Batch, outcome: Outcome) -> "Scored":
         score = np.round(np.asarray(outcome.outputs[spec.outputs.score], np.float64).reshape(-1), judge.SCORE_DECIMALS)
         usable = np.isfinite(score)
+        if spec.outputs.features is not None:
+            usable &= np.isfinite(outcome.outputs[spec.outputs.features]).all(axis=1)
         usable[list(outcome.failed)] = False
         return cls(spec, batch, outcome, score, usable)
 
@@ -52,29 +55,31 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
         effects.dead_letters.append(refuse.row(terms.topic, seg, i, scored.outcome.failed.get(seg.at + i)))
     doubt, reasons = seg.rows.doubt, seg.rows.reasons
     said = unknown = None
-    if doubt is not None or spec.outputs.unknown is not None or terms.assessments:
+    z = _deviation(scored.batch, seg)
+    if doubt is not None or spec.outputs.unknown is not None or spec.baseline is not None or terms.assessments:
         said = _answers(scored, seg, doubt, reasons)
+        if spec.baseline is not None:
+            score, z = _by_baseline(spec.baseline, scored, seg, said, effects)
         unknown = said.unknown != 0
     band = None
     if spec.drift is not None:
-        band = _drifts(terms, scored, seg, good if unknown is None else good & ~unknown, effects)
+        band = _drifts(terms, scored, seg, score, good if unknown is None else good & ~unknown, effects)
     state, transitions = judge.step(pool, slot, score, t_end, seq, good, unknown, band)
     if transitions:
         said = said or _answers(scored, seg, doubt, reasons)
-        z = _deviation(scored.batch)
         for t in transitions:
             if pool.table["historical"][t.slot]:
                 continue  # assessed, never a live alert
             episodes.say(pool, t.slot, effects, advise.alert(
                 pool, t, score=float(score[t.row]), t_end=int(t_end[t.row]), seq=int(seq[t.row]),
                 ts_ms=int(ts_ms[t.row]), frames=seg.frames(t.row), stale_ms=terms.stale_ms, answers=said,
-                z=None if z is None else z[seg.at + t.row], band=1.0 if band is None else float(band[t.row])))
+                z=None if z is None else z[t.row], band=1.0 if band is None else float(band[t.row])))
     if terms.assessments:
         effects.assessments += advise.assessments(pool, np.flatnonzero(good), slot, seq, t_end, score, state, said,
                                                   band)
 
 
-def _drifts(terms: Terms, scored: Scored, seg: Segment, usable: Bool, effects: Effects) -> F64:
+def _drifts(terms: Terms, scored: Scored, seg: Segment, score: F64, usable: Bool, effects: Effects) -> F64:
     """Look for drift in the rows of one segment, tell what begins and ends; return the band of each row."""
     pool, spec = seg.pool, scored.spec.drift
     assert spec is not None
@@ -84,7 +89,7 @@ def _drifts(terms: Terms, scored: Scored, seg: Segment, usable: Bool, effects: E
         for k in np.flatnonzero(pool.table["drifting"][here] == 0).tolist():
             episodes.drifts(pool, [int(here[k])], "the asset has a new baseline", int(t_end[first[k]]), effects)
     watched = _watched(scored.batch, seg, spec.input)
-    band, changes = drift.step(pool, spec, slot, scored.score[seg.here], watched, usable)
+    band, changes = drift.step(pool, spec, slot, score, watched, usable)
     for change in changes:
         row = change.row
         if change.begins:
@@ -114,6 +119,28 @@ def _answers(scored: Scored, seg: Segment, doubt: Array | None, reasons: tuple[s
     return answers.read(scored.spec.outputs, scored.outcome.outputs, seg.here, mine, reasons)
 
 
-def _deviation(batch: Batch) -> Array | None:
+def _deviation(batch: Batch, seg: Segment) -> Array | None:
     """Return how far each channel of each row is from normal, for the direction in an alert; None if unknown."""
-    return batch.buffers["z"] - batch.buffers["center"] if "z" in batch.buffers else None
+    buffers = batch.buffers
+    return buffers["z"][seg.here] - buffers["center"][seg.here] if "z" in buffers else None
+
+
+def _by_baseline(spec: BaselineSpec, scored: Scored, seg: Segment, said: answers.Answers,
+                 effects: Effects) -> tuple[F64, F64]:
+    """Score the rows of a segment against what is normal for their assets; say why where they cannot be yet.
+
+    Returns scores (rounded) and how far the feature behind each share is from normal.
+    """
+    pool, here, (slot, seq, t_end) = seg.pool, seg.here, (seg.column(n) for n in ("slot", "seq", "t_end"))
+    features = scored.outcome.outputs[scored.spec.outputs.features or ""][here]
+    settled = baseline.step(pool, spec, slot, features, scored.usable[here] & (said.unknown == 0),
+                            pool.table["active"][slot] != 0)
+    said.shares = settled.shares
+    said.doubt(settled.calibrating, baseline.CALIBRATING)
+    for done in settled.finished:
+        who = pool.slots[done.slot]
+        if who is None or who.historical:
+            continue
+        effects.calibrations.append(advise.learnt(pool, who, done.slot, seq=int(seq[done.row]),
+                                                  t_end=int(t_end[done.row]), reason=done.reason))
+    return np.round(settled.score, judge.SCORE_DECIMALS), settled.z

@@ -122,16 +122,18 @@ class Pool:
     """The slots of one bundle and layout on one partition."""
 
     def __init__(self, key: str, bundle: Bundle, channels: int, samples: int, columns: Sequence[Column],
-                 calibration_rows: int = 0, pick: Sequence[int] | None = None) -> None:
+                 calibration_rows: int = 0, pick: Sequence[int] | None = None, width: int | None = None) -> None:
         """channels: those that the model takes. pick: their places in a frame, None: all, as they come.
 
-        calibration_rows: samples that a slot collects before it has a baseline, 0 if the bundle needs none.
+        calibration_rows: samples, or rows of features, that a slot collects before it has a baseline, 0 if the bundle
+        needs none; width: numbers in one, by default one per channel.
         """
         self.key, self.bundle, self.channels, self.samples = key, bundle, channels, samples
         self.pick = None if pick is None else np.asarray(pick, np.int64)
-        self.calibration_rows = calibration_rows
+        self.calibration_rows, self.calibration_width = calibration_rows, width or channels
         columns = (*ACQUIRE_COLUMNS, *columns)
-        slot_bytes = sum(c.slot_bytes for c in columns if c.persist) + calibration_rows * channels * 8 + 200
+        slot_bytes = sum(c.slot_bytes for c in columns if c.persist) + 200
+        slot_bytes += calibration_rows * self.calibration_width * 8
         fits = 1 << max(0, (BLOCK_BYTES // slot_bytes).bit_length() - 1) if slot_bytes < BLOCK_BYTES else 1
         self.block_slots = min(fits, MAX_BLOCK_SLOTS)
         self.table = Table(columns, self.block_slots)
@@ -141,7 +143,7 @@ class Pool:
         self.retired: list[I64] = []  # per block: counters of the slots it no longer has
         self.through: list[int] = []  # per block: the version of its last write, an offset
         self.need: list[int] = []  # per block: replay skips frames below this offset
-        #: calibration rows of slots that are still calibrating, (rows, channels) float64; freed afterwards
+        #: calibration rows of slots that are still calibrating, (rows, width) float64; freed afterwards
         self.calibration: dict[int, Array] = {}
         #: newest revision of each open alert, (slot, rule) -> bytes as published; published again after a move
         self.open: dict[tuple[int, str], bytes] = {}

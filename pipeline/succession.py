@@ -15,7 +15,7 @@ from engines.bundle import Bundle
 from pipeline import advise, judge
 from pipeline.checkpoint import UNASSIGNED
 from pipeline.columns import I64, FrameBatch, Groups
-from pipeline.kinds import columns_of, kind_of
+from pipeline.kinds import kind_of, new_pool
 from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
 from pipeline.terms import MANIFEST, renewed
 from schemas import Calibration
@@ -79,7 +79,7 @@ class Succession:
         used = len(pool.slots)
         mirror.table["period_ns"][:used] = pool.table["period_ns"][:used]
         kind = kind_of(mirror.bundle)
-        if mirror.calibration_rows:
+        if kind.calibration_rows(mirror.bundle, mirror.samples):
             # What an asset with an open alert sends is no healthy operation to learn from.
             ill = (pool.table["active"][batch.slot] != 0) & (mirror.table["ready"][batch.slot] == 0)
             for slot in np.unique(batch.slot[ill]).tolist():
@@ -162,12 +162,10 @@ def _calibrations(heir: Heir) -> Iterator[Calibration]:
 
 def _empty_like(pool: Pool, bundle: Bundle) -> Pool:
     """Build a pool of `bundle` for the assets of `pool`: same channels, samples and wire format."""
-    kind = kind_of(bundle)
     wire = pool.key.rsplit(".", 1)[1]
     key = f"{bundle.spec.name}.{bundle.state_hash(pool.channels, pool.samples)}.{wire}"
-    own = columns_of(bundle, pool.channels, pool.samples)
-    rows = kind.calibration_rows(bundle, pool.samples)
-    return Pool(key, bundle, pool.channels, pool.samples, own, rows, None if pool.pick is None else pool.pick.tolist())
+    pick = None if pool.pick is None else pool.pick.tolist()
+    return new_pool(key, bundle, pool.channels, pool.samples, pick)
 
 
 def _seat_alike(pool: Pool, heir: Heir, slots: I64) -> None:
@@ -209,7 +207,7 @@ def _inherit(pool: Pool, mirror: Pool) -> None:
             mirror.calibration.pop(slot, None)
     for name in _KEPT:
         mirror.table[name][:used] = pool.table[name][:used]
-    if mirror.calibration_rows:  # a baseline of its own ends what was provisional about the old one
+    if kind_of(mirror.bundle).calibration_rows(mirror.bundle, 1):  # a baseline of its own ends what was provisional
         mirror.table["provisional"][:used][mirror.table["ready"][:used] != 0] = 0
     mirror.slots = [*pool.slots, *mirror.slots[used:]]
     for slot, who in pool.seated():

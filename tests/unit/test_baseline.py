@@ -169,7 +169,7 @@ def test_a_drifting_channel_is_left_out_with_all_its_features():
     assert made.table["base_kept"][0].tolist() == [1, 1, 0, 0]
     assert settled.shares.shape == (300, 2)
     assert settled.shares[-1].tolist() == [1.0, 0.0]
-    assert baseline.names(of, ("a", "b")) == ("a.rms", "a.level", "b.rms", "b.level")
+    assert of.names(("a", "b")) == ("a.rms", "a.level", "b.rms", "b.level")
 
 
 def test_rows_that_are_not_usable_teach_nothing_and_change_nothing():

@@ -145,8 +145,8 @@ def test_without_the_table_nothing_of_it_is_kept_and_old_state_keeps_its_name() 
     wider = bundle(msgspec.structs.replace(SPEC, widen=2.0, psi=3.0))
     assert wider.state_hash(2, 2) == drifting.state_hash(2, 2)
     names = {c.name for c in drift.columns(SPEC, 2)}
-    assert names.isdisjoint(c.name for c in kinds.columns_of(plain, 2, 2))
-    assert names <= {c.name for c in kinds.columns_of(drifting, 2, 2)}
+    assert names.isdisjoint(c.name for c in kinds.new_pool("k", plain, 2, 2, None).table.columns)
+    assert names <= {c.name for c in kinds.new_pool("k", drifting, 2, 2, None).table.columns}
 
 
 def test_of_windows_the_mean_of_each_channel_is_watched() -> None:
