@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.base import Array
-from engines.recipes.rul_model import BAD, CAP, FEW, FLOOR, KNOWN, OUTSIDE, SNAP, SPAN, WARN, RulModel
+from engines.recipes.rul_model import BAD, CAP, FEW, FLOOR, KNOWN, MISSED, OUTSIDE, SNAP, SPAN, WARN, RulModel
 from engines.recipes.rul_state import CHANNELS, COLUMNS, LIFTED, SENSORS, SETTING_SCALE, SMOOTHINGS
 
 # As anomaly-mewma: every runtime in use reads it.
@@ -128,7 +128,8 @@ def _unknown(g: _Graph, model: RulModel, z: str, missing: str, last: str, settin
     stuck = g("GreaterOrEqual", g.largest(g("Sub", "same", envelope.same), [1]), np.array(0.0))
     bad = g("Or", g("Or", missing, stuck), g("Less", "count", np.array(1.0)))
     missed = g("Max", g("Sub", cycles, "count"), np.array(0.0))
-    needed = g("Min", g("Add", missed, np.array(envelope.least)), np.array(envelope.late))
+    asked = g("Add", g("Mul", missed, np.array(MISSED)), np.array(envelope.least))
+    needed = g("Min", asked, np.array(envelope.late))
     few = g("Where", g("Less", "count", needed), np.array(FEW, _I32), np.array(KNOWN, _I32))
     return g("Where", bad, np.array(BAD, _I32), g("Where", outside, np.array(OUTSIDE, _I32), few), name="unknown")
 

@@ -20,6 +20,8 @@ WARN = 50.0
 FLOOR = 5.0
 #: Upper ends are stretched so that one this close below the cap is at the cap, "at least": a net never meets a bound.
 SNAP = 0.5
+#: Samples that each missed cycle asks for: joined 30 cycles late 80, from 50 on `late`.
+MISSED = 2.0
 SPAN = len(SMOOTHINGS) * len(SENSORS)
 FEATURES = SPAN + 3
 HEADS = ("mean", "p50", "below", "above")
@@ -44,8 +46,8 @@ class Normaliser:
 
     def __call__(self, sensors: F64, powers: F64) -> F64:
         """Return z: sensors (..., sensors) and lifted settings (..., LIFTED), both averaged alike -> (..., sensors)."""
-        mean = self.mean[0] + powers @ self.mean[1:]
-        return np.asarray((sensors - mean) / np.maximum(self.scale[0] + powers @ self.scale[1:], self.least))
+        mean, scale = (product(powers, table[1:]) + table[0] for table in (self.mean, self.scale))
+        return np.asarray((sensors - mean) / np.maximum(scale, self.least))
 
     def strangeness(self, settings: F64) -> F64:
         """Return the distance of settings (n, 3) from the nearest regime, 1 = as far as is taken."""
@@ -58,7 +60,7 @@ class Envelope:
     """What was met in training. middle, half: (smoothings + 1, sensors), z of each mean and, last, of a single sample.
 
     same: (sensors), samples in a row of one value from which on a sensor is stuck. least: samples that make a history;
-    each cycle missed before the first one asks for one more, up to `late`. healthy: (sensors), z before any wear.
+    each cycle missed before the first one asks for MISSED more, up to `late`. healthy: (sensors), z before any wear.
     """
 
     middle: F64
@@ -70,7 +72,7 @@ class Envelope:
 
     def needed(self, missed: F64) -> F64:
         """Return the samples that make a history of an engine that was joined after `missed` cycles."""
-        return np.minimum(self.least + np.maximum(missed, 0.0), self.late)
+        return np.minimum(self.least + MISSED * np.maximum(missed, 0.0), self.late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,20 @@ class Forecast:
     unknown: NDArray[np.int64]
 
 
+def product(x: F64, weight: F64, rows: int = 2048) -> F64:
+    """Return x (..., k) @ weight (k, m), added in the order of k; a library's has other last bits on another CPU.
+
+    rows: taken at a time, so that what is added to stays in the cache.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    total = np.zeros((len(flat), weight.shape[1]))
+    for start in range(0, len(flat), rows):
+        part, into = flat[start : start + rows], total[start : start + rows]
+        for k, row in enumerate(weight):
+            into += part[:, k : k + 1] * row
+    return total.reshape(*x.shape[:-1], weight.shape[1])
+
+
 def normalised(normaliser: Normaliser, rows: Rows) -> F64:
     """Return z of the means, (n, smoothings, sensors)."""
     sensors = len(SENSORS)
@@ -130,11 +146,15 @@ def features(normaliser: Normaliser, envelope: Envelope, rows: Rows) -> F32:
 
 def heads(layers: Sequence[Layer], x: F32) -> F64:
     """Return the averaged heads (n, 4) in units of CAP."""
-    h = np.broadcast_to(x, (layers[0][0].shape[0], *x.shape))
-    for weight, bias in layers[:-1]:
-        h = np.maximum(h @ weight + bias, 0.0)
-    weight, bias = layers[-1]
-    return np.asarray((h @ weight + bias).mean(axis=0), np.float64)
+    total = np.zeros((len(x), len(HEADS)))
+    members = len(layers[0][0])
+    for m in range(members):
+        h = x.astype(np.float64)
+        for weight, bias in layers[:-1]:
+            h = np.maximum(product(h, weight[m].astype(np.float64)) + bias[m], 0.0)
+        weight, bias = layers[-1]
+        total += product(h, weight[m].astype(np.float64)) + bias[m]
+    return total / members
 
 
 def positive(x: F64) -> F64:

@@ -122,9 +122,9 @@ def test_short_histories_say_so(session):
     told = ask(session, run([history]))
     assert (told["unknown"][:19] == FEW).all() and (told["unknown"][19:] == KNOWN).all()
     late = ask(session, run([history.joined(60)]))["unknown"]
-    assert (late[:79] == FEW).all() and (late[79:] == KNOWN).all()
+    assert (late[:119] == FEW).all() and (late[119:] == KNOWN).all() and len(late) > 119
     slightly = ask(session, run([history.joined(10)]))["unknown"]
-    assert slightly[28] == FEW and slightly[29] == KNOWN
+    assert slightly[38] == FEW and slightly[39] == KNOWN
 
 
 def test_bad_input_is_never_a_confident_number(session):
@@ -172,7 +172,7 @@ def test_same_seed_same_bytes_and_bundle_on_disk(tmp_path, fitted):
     assert first == again != other
     assert fitted.parameters < 20_000
     card = dict.fromkeys(("purpose", "protocol", "figures", "limits", "failures"), "made for a test")
-    rul_bundle.write(tmp_path, fitted, fleet(12, seed=2), card)
+    rul_bundle.write(tmp_path, fitted, fleet(12, seed=2), card, {"made": "0" * 64})
     passport = (tmp_path / "model.toml").read_text()
     assert 'kind = "ewma"' in passport and (tmp_path / "model.onnx").stat().st_size < 200_000
     assert (tmp_path / "golden.msgpack").stat().st_size > 0

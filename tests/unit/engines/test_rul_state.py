@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.recipes.rul_ewma import fit_normaliser, folds_of, held_out
+from engines.recipes.rul_ewma import folds_of, held_out
 from engines.recipes.rul_model import normalised
+from engines.recipes.rul_normal import fit_normaliser
 from engines.recipes.rul_state import CHANNELS, SENSORS, SMOOTHINGS, History, SplitLeaks, State, check_split, lift, run
 from tests.unit.engines.rul_fleet import QUICK, REGIMES, fleet
 
