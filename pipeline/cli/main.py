@@ -53,6 +53,7 @@ COMMANDS = {
     "import": Entry("pipeline.cli.importhistory", "Turn history into frames: CSV, Parquet, public data sets."),
     "capture": Entry("pipeline.cli.capture", "Write a topic's frames to a capture file."),
     "replay": Entry("pipeline.cli.replay", "Run files through the same flow, without a broker."),
+    "train": Entry("pipeline.cli.train", "Make a bundle from data: fit, check, seal, sign."),
     "evaluate": Entry("pipeline.cli.evaluate", "Score a labelled data set and write what its judge reads."),
 }
 

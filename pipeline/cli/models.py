@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.modelsbench import bench
 from pipeline.cli.modelsbuild import build
 from pipeline.cli.options import Assignments, ConfigFile, read_settings
+from pipeline.cli.signing import ID_LINE, checked_id, read_key
 from pipeline.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ app = typer.Typer(add_completion=False)
 _ROUNDS = 200
 # Two years: long enough that no plant is stopped by a date, short enough that a forgotten key does not live for ever.
 _KEY_DAYS = 730
-_ID = "# kizashi key id: "
 
 Bundles = Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="Folders or .zip; without: all.")]
 
@@ -94,10 +94,10 @@ def keygen(
     from engines.trust import make_key
 
     pem, public = make_key()
-    key_id = _checked_id(key_id or f"key-{hashlib.sha256(public).hexdigest()[:8]}")
+    key_id = checked_id(key_id or f"key-{hashlib.sha256(public).hexdigest()[:8]}")
     try:
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(f"{_ID}{key_id}\n".encode() + pem)
+            out.write(f"{ID_LINE}{key_id}\n".encode() + pem)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; a key is never written over") from error
     until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
@@ -121,8 +121,7 @@ def sign(
 
     if out is None and not bundle.is_dir():
         raise InputError(f"{bundle} is no folder; with a .zip say where the signed one goes: --zip OUT")
-    pem = _pem(key) if key is not None else None
-    name = None if pem is None else _checked_id(key_id or _id_of(pem, key))
+    pem, name = read_key(key, key_id) if key is not None else (None, None)
     try:
         files = sealed(bundle, pem, name)
     except BundleError as error:
@@ -202,28 +201,6 @@ def _serves(candidate: "Candidate", record: "Record", is_best: bool) -> str:
     if not is_best:
         return "-"
     return "yes" if record.active.get(candidate.name) == candidate.version else "next"
-
-
-def _checked_id(key_id: str) -> str:
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", key_id):
-        raise typer.BadParameter(f"{key_id!r}: letters, digits, . _ -, up to 64 characters", param_hint="--id")
-    return key_id
-
-
-def _pem(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; `kizashi models keygen` makes a key") from error
-
-
-def _id_of(pem: bytes, path: Path | None) -> str:
-    first = pem.split(b"\n", 1)[0].decode(errors="replace")
-    if not first.startswith(_ID):
-        raise InputError(f"{path} does not say its key's id; give it with --id, as it is in models.trusted_keys")
-    return first.removeprefix(_ID).strip()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -1,0 +1,111 @@
+"""`kizashi train RECIPE`: from data to a sealed bundle.
+
+A recipe is a module of `pipeline.plant.train`, whose docstring says how to add one; those that are there are offered.
+"""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from pipeline.errors import ConfigError, InputError, ModelError
+
+
+class Entry(NamedTuple):
+    """Where a recipe is, and what it makes from which data."""
+
+    module: str
+    help: str
+
+
+RECIPES = {
+    "rul-ewma": Entry("pipeline.plant.train.rul_ewma", "remaining life, from C-MAPSS: train_FD00k.txt"),
+    "anomaly-convae": Entry("pipeline.plant.train.anomaly_convae", "anomalies, from healthy recordings of your own"),
+    "bearing-order": Entry("pipeline.plant.train.bearing_order", "bearing faults, from CWRU: *.npz"),
+    "pca-t2q": Entry("pipeline.plant.train.pca_t2q", "process plants, from a run of normal operation"),
+}
+
+app = typer.Typer(add_completion=False)
+
+
+def _offered() -> dict[str, Entry]:
+    return {name: entry for name, entry in RECIPES.items() if importlib.util.find_spec(entry.module)}
+
+
+@app.command(help="From data to a sealed bundle. RECIPE: " + "; ".join(
+    f"{name} ({entry.help})" for name, entry in _offered().items()) + ".")
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the training data.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder that gets the bundle; new or empty.")],
+    seed: Annotated[int, typer.Option(min=0, help="0 is the shipped bundle's.")] = 0,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key that signs the bundle.")] = None,
+    key_id: Annotated[str | None, typer.Option("--id", help="Name of the key; without it the file's.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keeps finished parts; without it BUNDLE.work beside BUNDLE.")
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="A trial in seconds: few steps; not for use.")] = False,
+) -> None:
+    """Fit a recipe, seal the bundle. An interrupted run goes on where it ended when it is called again."""
+    import hashlib
+    import os
+    import shutil
+
+    from pipeline.cli.progress import bar
+    from pipeline.plant.train import Job
+
+    if not data.is_dir():
+        raise InputError(f"{data}: is no folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is not empty; a bundle is never written over: name another, or remove it")
+    module, signer = _module(recipe), _signer(key, key_id)
+    parts, fresh = work or out.with_name(f"{out.name}.work"), out.with_name(f"{out.name}.part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    with bar(f"train {recipe}") as progress:
+        job = Job(data, fresh, seed, sample, progress, parts)
+        module.train(job)
+    manifest = _seal(fresh, signer)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(fresh, out)
+    shutil.rmtree(parts, ignore_errors=True)
+    for line in job.facts:
+        print(line)
+    print(f"{out}: manifest {hashlib.sha256(manifest).hexdigest()}")
+    print(f"signed by key {signer[1]!r}" if signer else
+          "not signed: sign it (`kizashi models sign`), or set models.allow_unsigned = true for a trial")
+
+
+def _seal(folder: Path, signer: tuple[bytes, str] | None) -> bytes:
+    """Write manifest and signature after all checks of a bundle; return the manifest. Raises ModelError."""
+    from engines import BundleError
+    from engines.archive import MANIFEST, SIGNATURE
+    from engines.sealing import sealed
+
+    try:
+        files = sealed(folder, *(signer or (None, None)))
+    except BundleError as error:
+        raise ModelError("the bundle is not in order: " + "; ".join(error.faults)) from error
+    for name in (MANIFEST, SIGNATURE):
+        if name in files:
+            (folder / name).write_bytes(files[name])
+    return files[MANIFEST]
+
+
+def _signer(key: Path | None, key_id: str | None) -> tuple[bytes, str] | None:
+    from pipeline.cli.signing import read_key
+
+    return None if key is None else read_key(key, key_id)
+
+
+def _module(recipe: str) -> Any:
+    offered = _offered()
+    if recipe not in offered:
+        raise typer.BadParameter(f"{recipe!r} is none of {', '.join(offered)}", param_hint="RECIPE")
+    missing = [name for name in ("jax", "onnx", "sklearn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"training needs {', '.join(missing)}, which the base package leaves out: install the extra, "
+                          "pip install 'kizashi[train]'")
+    return importlib.import_module(offered[recipe].module)

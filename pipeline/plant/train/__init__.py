@@ -1,0 +1,113 @@
+"""Training: from a folder of data to a sealed bundle. `pipeline.cli.train` lists the recipes and does the rest.
+
+To add a recipe NAME, list it in `pipeline.cli.train` and write `pipeline/plant/train/MODULE.py` with
+
+    def train(job: Job) -> None: ...
+
+a `Trainer`. It reads `job.data`, refuses a split that leaks (`refuse_leak`), writes model.onnx, golden.msgpack and
+model.toml into `job.out`, with what it was trained on in the card, and no more: manifest and signature come from the
+command. The same data, seed and machine give the same bytes, also when it was interrupted: what takes long goes through
+`job.work.once`. Heavy imports (jax, sklearn, onnx) belong inside `train`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Work:
+    """A folder that keeps finished parts of a training, so that a second run goes on where the first one ended.
+
+    key: everything that the parts depend on (recipe and its choices, seed, hashes of the data); a folder with parts of
+    another key is emptied. folder None: nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, key: Mapping[str, object]) -> None:
+        """Raises InputError when the folder cannot be written, or is no work folder and not empty."""
+        self.folder = folder
+        if folder is None:
+            return
+        about, text = folder / "about.json", json.dumps(dict(key), sort_keys=True, default=str)
+        try:
+            if about.exists() and about.read_text("utf-8") != text:
+                shutil.rmtree(folder)
+            elif folder.exists() and not about.exists() and any(folder.iterdir()):
+                raise InputError(f"{folder}: is not empty and no work folder of a training; name another with --work")
+            folder.mkdir(parents=True, exist_ok=True)
+            about.write_text(text, "utf-8")
+        except OSError as error:
+            raise InputError(f"{folder}: cannot keep finished parts: {error.strerror}; name another with --work"
+                             ) from error
+
+    def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays that `make` returns, from the folder where an earlier run has left them. Exact bits."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
+        if path.exists():
+            with np.load(path, allow_pickle=False) as kept:
+                return {key: kept[key] for key in kept.files}
+        arrays = make()
+        partial = path.with_suffix(".part")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # names of arrays, none is allow_pickle
+        os.replace(partial, path)  # an interrupted write leaves no half part
+        return arrays
+
+    def forget(self) -> None:
+        """Remove the folder: the bundle is there."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class Job:
+    """One training. data: folder of the data set. out: empty folder for the three files of the bundle.
+
+    work: makes a work folder's memory of finished parts, by their key. progress: gets the share done, 0 to 1, and a
+    line. sample: a tenth of the steps or less, for tests that must end in seconds; the bundle says so in its card.
+    """
+
+    data: Path
+    out: Path
+    seed: int = 0
+    sample: bool = False
+    progress: Callable[[float, str], None] = lambda share, line: None
+    work_folder: Path | None = None
+    facts: list[str] = field(default_factory=list)  # for the terminal: hashes, figures
+
+    def work(self, **key: object) -> Work:
+        """Open the memory of finished parts; key: see `Work`."""
+        return Work(self.work_folder, {**key, "seed": self.seed, "sample": self.sample})
+
+
+class Trainer(Protocol):
+    """A recipe: writes model.onnx, golden.msgpack and model.toml into job.out. Raises InputError."""
+
+    def __call__(self, job: Job) -> None: ...
+
+
+def refuse_leak(what: str, fitted: Mapping[str, Iterable[str]], held_out: Mapping[str, Iterable[str]]) -> None:
+    """Refuse a split with the same `what` (unit, recording, bearing) on both sides, and name it.
+
+    fitted, held_out: by name, the hashes of what belongs to it (of a file, of rows): the same data under another name
+    leaks too. Raises InputError.
+    """
+    there = {h: name for name, hashes in fitted.items() for h in hashes}
+    for name, hashes in held_out.items():
+        twin = name if name in fitted else next((there[h] for h in hashes if h in there), None)
+        if twin is not None:
+            same = f"{what} {name}" if twin == name else f"{what} {name}, which is {twin} under another name,"
+            raise InputError(f"the split leaks: {same} is on both sides; it may be fitted to or held out, not both")
