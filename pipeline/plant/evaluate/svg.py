@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 720, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 38
 #: Least and greatest per so many pixels.
 _PIXELS = 1.0
-_TICKS = 5
+_TICKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class _Frame:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return round numbers between `low` and `high`, some five."""
+    """Return round numbers between `low` and `high`, some six."""
     raw = (high - low) / _TICKS
     size = 10.0 ** np.floor(np.log10(raw))
     step = next(size * k for k in (1, 2, 2.5, 5, 10) if size * k >= raw * 0.999)

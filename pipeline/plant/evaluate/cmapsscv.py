@@ -1,0 +1,109 @@
+"""C-MAPSS by cross-validation: fitted anew per fold and seed, inside the training engines; then each seed's test score.
+
+No choice is made by the test engines: they are scored once a seed, for the record, beside the cross-validated figures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.recipes.rul_model import CAP, RulModel, forecast, interval
+from engines.recipes.rul_state import digest, run
+from pipeline.errors import ConfigError, InputError
+from pipeline.plant import cmapss
+from pipeline.plant.evaluate import Options
+from pipeline.plant.evaluate.cmapssreport import BARS, CUTS, Fleet, Points, Told
+from pipeline.plant.evaluate.given import SHOWN
+from pipeline.plant.evaluate.report import Report, Section
+from pipeline.plant.evaluate.table import Table
+
+if TYPE_CHECKING:
+    from engines.recipes.rul_ewma import HeldOut
+
+F64 = NDArray[np.float64]
+#: A forecast counts from this flight on; the bundle answers from the 20th sample on.
+_COUNTED = 20
+_LATE = 60
+
+
+def cross_validation(data: Path, fleets: Sequence[Fleet], options: Options, report: Report) -> Section:
+    """Fit and score `options.seeds` seeds; the section of their tables. Raises InputError without training files."""
+    try:
+        import jax  # noqa: F401  (of the extra `train`: without it nothing can be fitted)
+    except ImportError as error:
+        raise ConfigError("--protocol cv fits anew: install the extra, pip install 'kizashi[train]'") from error
+    from engines.recipes.rul_ewma import Recipe, fit
+
+    subsets = cmapss.subsets_in(data, "train")
+    if not subsets:
+        raise InputError(f"{data}: holds no train_FD00k.txt: there is nothing to cross-validate on")
+    histories, recipe = cmapss.train(data, subsets), Recipe()
+    group = np.array([h.group for h in histories])
+    report.facts += [("training engines", f"{len(histories)}, SHA-256 {digest(histories)[:SHOWN]}"),
+                     ("seeds", ", ".join(map(str, range(options.seeds)))), ("recipe", repr(recipe))]
+    scored = [f for f in fleets if f.left is not None]
+    rows: list[list[F64]] = []
+    for seed in range(options.seeds):
+        model, seen = fit(histories, seed, recipe, (0, _LATE), lambda share, line, at=seed: options.progress(  # type: ignore[misc]
+            (at + share) / options.seeds, f"seed {at}: {line}"))
+        band = model.band
+        whole = seen[0].where(seen[0].cycle >= _COUNTED)
+        late = seen[_LATE].where(seen[_LATE].count >= recipe.late)
+        same = seen[0].where(seen[0].cycle >= _LATE + recipe.late)
+        low, high = interval(band, whole.mean, whole.low, whole.high)
+        inside = (np.minimum(whole.rul, CAP) >= low) & (np.minimum(whole.rul, CAP) <= high)
+        held = [100 * np.average(inside[m], weights=whole.weight()[m]) for m in (slice(None), whole.rul <= 50)]
+        width = np.average(high - low, weights=whole.weight())
+        test = []
+        for cut in (None, *CUTS):
+            points = [_forecast(model, f, cut) for f in scored]
+            test += [[p.rmse().value for p in points]]
+        rows.append([np.array(_by(whole, group, subsets)), np.array(_by(late, group, subsets)) /
+                     np.array(_by(same, group, subsets)), np.array([*held, width]), np.array(test)])
+    return Section("Cross-validation over whole training engines", f"{options.seeds} seeds, {recipe.folds} folds each; "
+                   "the choices of the recipe rest on these figures.", _tables(rows, subsets, scored))
+
+
+def _by(seen: "HeldOut", group: NDArray[np.str_], subsets: Sequence[str]) -> list[float]:
+    """Return the capped RMSE per subset; engines count alike."""
+    of, error, weight = group[seen.owner], seen.mean - np.minimum(seen.rul, CAP), seen.weight()
+    return [float(np.sqrt(np.average(error[of == s] ** 2, weights=weight[of == s]))) if (of == s).any() else np.nan
+            for s in subsets]
+
+
+def _forecast(model: RulModel, fleet: Fleet, cut: int | None) -> Points:
+    """Forecast at a cut of a fleet by a model that has no bundle."""
+    states = run([e.history("") for e in fleet.engines])
+    told = forecast(model, states)
+    each = [Told(told.rul[m], told.p10[m], told.p90[m], told.unknown[m], [""] * int(m.sum()))
+            for i in range(len(fleet.engines)) for m in [states.owner == i]]
+    return Points.of(replace(fleet, told=each), cut)
+
+
+def _tables(rows: Sequence[Sequence[F64]], subsets: Sequence[str], scored: Sequence[Fleet]) -> list[Table]:
+    def spread(values: F64) -> list[str]:
+        sd = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+        columns = zip(values.mean(axis=0), sd, values[0], strict=True)
+        return [f"{mean:.2f} ({s:.2f}; {first:.2f})" for mean, s, first in columns]
+
+    table = Table("Mean (sd over seeds; seed 0)", ("", *subsets), note="RMSE in flights, labels capped at 125; each "
+                  "flight from the 20th of engines left out, engines count alike")
+    table.add("RMSE of engines left out", *spread(np.array([r[0] for r in rows])))
+    table.add("joined 60 flights late and answered: RMSE / RMSE of the same known from birth",
+              *spread(np.array([r[1] for r in rows])))
+    held = Table("80 % interval of engines left out", ("", "holds %", "where RUL <= 50, %", "mean width"),
+                 note="calibrated on these same engines: the test engines tell whether it holds for others")
+    held.add("mean (sd; seed 0)", *spread(np.array([r[2] for r in rows])))
+    tables = [table, held]
+    if scored:
+        test = Table("Test engines by the models of all seeds, RMSE capped: mean (sd; seed 0)",
+                     ("", *(f.subset for f in scored)), note="scored once a seed, no choice was made by it")
+        for k, name in enumerate(("last flight", *(f"cut, seed {n}" for n in CUTS))):
+            test.add(name, *spread(np.array([r[3][k] for r in rows])))
+        test.add("must, last flight", *(BARS[f.subset] for f in scored), kind="bar")
+        tables.append(test)
+    return tables
