@@ -12,7 +12,6 @@ import numpy as np
 
 from engines.recipes.rul_model import CAP
 from engines.recipes.rul_state import fingerprint
-from pipeline.assembly import bundles_of
 from pipeline.errors import InputError
 from pipeline.plant import cmapss
 from pipeline.plant.cmapss import Engine
@@ -20,7 +19,7 @@ from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.cmapssreport import Fleet, Told, sections
 from pipeline.plant.evaluate.given import SHOWN, Given
 from pipeline.plant.evaluate.report import Report
-from pipeline.plant.evaluate.stream import assessed, routed
+from pipeline.plant.evaluate.stream import assessed, bundle_of, routed
 from schemas import Assessment
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
     report = Report("C-MAPSS: remaining life of a turbofan fleet", f"kizashi evaluate cmapss --data {data} --out {out}"
                     + (f" --protocol cv --seeds {options.seeds}" if options.protocol == "cv" else ""))
     settings = routed(settings, cmapss.ASSET_CLASS, BUNDLE)
-    bundle = bundles_of(settings)[settings.bundle_for(cmapss.ASSET_CLASS, cmapss.SITE) or BUNDLE]
+    bundle = bundle_of(settings, cmapss.ASSET_CLASS, BUNDLE)
     given = Given(bundle.spec.card.trained_on)
     given.read(data, [cmapss.path_of(data, f"test_{s}.txt") for s in subsets])
     fleets = list(_fleets(data, out, settings, options, given, report))

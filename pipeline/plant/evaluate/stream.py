@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from engines.bundle import Bundle
+from pipeline.assembly import bundles_of
 from pipeline.ops.settings import DEFAULT_BUNDLE, Match, Route, Settings
 from pipeline.plant.replay import Replay
 from pipeline.plant.source import items, message_records
@@ -31,6 +33,12 @@ def patient(settings: Settings) -> Settings:
     if "silent_after_s" in settings.worker.model_fields_set:
         return settings
     return settings.model_copy(update={"worker": settings.worker.model_copy(update={"silent_after_s": 604_800.0})})
+
+
+def bundle_of(settings: Settings, asset_class: str, bundle: str) -> Bundle:
+    """Return the bundle that serves a class of `routed` settings, for its card and its manifest. Raises ModelError."""
+    name = next((r.bundle for r in settings.routes if r.match.asset_class in (None, asset_class)), bundle)
+    return bundles_of(settings)[name]
 
 
 def assessed(
