@@ -78,6 +78,8 @@ def shipped() -> dict[str, Case]:
     for name, path in shipped_bundles().items():
         bundle = load_bundle(path)
         sizes = {"C": 8, "channels": 8, "frames": 1, "samples": bundle.spec.window.size if bundle.spec.window else 1}
+        if bundle.spec.baseline is not None:
+            sizes["F"] = bundle.spec.baseline.width(8)
         cases[name] = Case(bundle.model, sizes, *own.get(name, (60, 256)))
     return cases
 
