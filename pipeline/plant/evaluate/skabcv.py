@@ -24,7 +24,7 @@ from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged
 from pipeline.plant.evaluate.table import Table
 from pipeline.plant.labelled import Experiment, read_experiment, read_labels
-from schemas import AssetBirth
+from pipeline.plant.series import series
 
 if TYPE_CHECKING:
     from pipeline.ops.settings import Settings
@@ -109,18 +109,8 @@ def every_choice(
 
 def values_of(path: Path, csv_map: CsvMap) -> tuple[F64, tuple[str, ...]]:
     """Return a file's samples (rows, channels) as its frames hold them, and its channels' quantities."""
-    quantities, parts = tuple[str, ...](), []
-    for message in CsvHistory(csv_map).read([path]):
-        if isinstance(message, AssetBirth):
-            kinds, samples = [f"<{c.dtype}" for c in message.channels], message.samples_per_frame
-            quantities = tuple(c.quantity for c in message.channels)
-            continue
-        at, columns = 0, []
-        for kind in kinds:
-            columns.append(np.frombuffer(message.data, kind, samples, at).astype(np.float64))
-            at += np.dtype(kind).itemsize * samples
-        parts.append(np.column_stack(columns))
-    return np.concatenate(parts), quantities
+    ((birth, rows),) = series(CsvHistory(csv_map).read([path])).values()
+    return rows, tuple(c.quantity for c in birth.channels)
 
 
 def chart(rows: F64, quantities: Sequence[str], recipe: MewmaSpec) -> F64:
