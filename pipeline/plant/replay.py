@@ -78,4 +78,6 @@ class Replay:
         for batch in [*step.batches, *self.flow.flush()]:
             engine = self._engines[self.flow.bundle_of(batch).spec.name]
             effects.extend(self.flow.settle(batch, infer.run(engine, batch.inputs)))
+        if step.more is not None:
+            effects.extend(self._settle(step.more()))
         return effects

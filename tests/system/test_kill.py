@@ -15,7 +15,7 @@ from tests.system.conftest import MakeBed
 def test_nothing_is_lost_invented_or_changed_when_workers_are_killed_and_left_behind(
         kafka: KafkaBroker, beds: MakeBed) -> None:
     bed = beds(kafka)
-    drill = Drill(bed, Plant(bed, seed=7, rate=800), random.Random(7))
+    drill = Drill(bed, Plant(bed, seed=7, rate=800, events_every=290), random.Random(7))
     drill.start()
     for way in ("twice", "checkpoint", "zombie"):
         drill.hurt(way)
