@@ -52,7 +52,7 @@ class FlowSettings:
 
 @dataclass(slots=True)
 class Step:
-    """Result of a call: send `effects`, run `batches` in order; settle all, then admit `rest` or call `more`, if any."""
+    """Result of a call: send `effects`, run `batches` in order; settle all, then admit `rest` or call `more`."""
 
     effects: Effects = field(default_factory=Effects)
     batches: list[Batch] = field(default_factory=list)
