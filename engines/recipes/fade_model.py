@@ -78,7 +78,7 @@ def log_level(rows: Array) -> Array:
     at, y = cycle - cycle.mean(axis=1, keepdims=True), log_excess(soh)
     middle = y.mean(axis=1, keepdims=True)
     over = (at * (y - middle)).mean(axis=1) / np.maximum((at * at).mean(axis=1), 1.0)
-    return np.minimum(log_excess(np.median(soh[:, -3:], axis=1)), middle[:, 0] + over * at[:, -1])
+    return np.asarray(np.minimum(log_excess(np.median(soh[:, -3:], axis=1)), middle[:, 0] + over * at[:, -1]))
 
 
 def answers(rows: Array, fade: Fade) -> dict[str, Array]:
