@@ -6,9 +6,10 @@ PIP    := $(PY) -m pip --quiet --disable-pip-version-check
 KILLS  ?= 20
 SWAPS  ?= 200
 PYTEST ?=
+MODELS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit chaos soak bench gpu lock clean
+.PHONY: help demo test check unit chaos soak bench models gpu lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +37,9 @@ soak: .venv/dev.ok .build/kafka.ok  ## swap models under load on real Kafka, SWA
 
 bench: .venv/dev.ok .build/kafka.ok  ## every benchmark of tests/bench, one table each
 	$(PY) -m tests.bench
+
+models: .venv/dev.ok  ## train and score every model in full, write tests/bench/MODELS.md (MODELS=cmapss for one)
+	$(PY) -m tests.zoo $(MODELS)
 
 gpu: .venv/dev.ok  ## what only a GPU can show, with latencies; names the device, or says loudly that there is none
 	@$(PY) -m tests.gpu.bed.real $(PYTEST)

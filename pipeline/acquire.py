@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import repeat
 from math import nan
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,8 @@ from pipeline.state import (
     Partition,
     Pool,
 )
-from schemas import AssetBirth, MachineEvent, TelemetryFrame
-from schemas.codec import DECODE_ERRORS, decode_event, decode_frame, fault, is_event
+from schemas import AssetBirth, TelemetryFrame
+from schemas.codec import DECODE_ERRORS, decode_frame, fault
 
 #: Kafka's default for max.message.bytes; a larger record does not come from a broker with defaults.
 MAX_FRAME_BYTES = 1 << 20
@@ -45,45 +44,34 @@ Frames = list[TelemetryFrame | None]
 Rejects = list[tuple[int, Rejected, str | None]]  # index in the poll, why, asset if known
 
 
-class Decoded(NamedTuple):
-    """What a poll's records are. frames: None where a record is no frame; events: by index in the poll, ascending."""
-
-    frames: Frames
-    rejects: Rejects
-    events: dict[int, MachineEvent]
-
-
 #: What to do about a value that is no frame, by reason.
 _REMEDY = {
     "undecodable": "Send a msgpack map",
     "unknown_schema": "This release reads version 1: upgrade the worker, or send version 1",
-    "wrong_type": "See schemas/json/kizashi.telemetry.v1.json, and .event.json for machine events",
+    "wrong_type": "See schemas/json/kizashi.telemetry.v1.json",
 }
 
 
-def decode(poll: Poll) -> Decoded:
-    """Decode every value; a record that is no frame yields None, and is a machine event or has a reason."""
+def decode(poll: Poll) -> tuple[Frames, Rejects]:
+    """Decode every value; a record that is no frame yields None and a reason."""
     values = poll.values
     try:
         frames: Frames = [decode_frame(v) for v in values]  # type: ignore[arg-type]
         if len(values) == 0 or max(map(len, values)) <= MAX_FRAME_BYTES:  # type: ignore[arg-type]
-            return Decoded(frames, [], {})
+            return frames, []
     except (*DECODE_ERRORS, TypeError):
         pass
-    frames, rejects, events = [], list[tuple[int, Rejected, str | None]](), dict[int, MachineEvent]()
+    frames, rejects = [], list[tuple[int, Rejected, str | None]]()
     for i, value in enumerate(values):
-        found = None
         try:
-            found = _decode_one(value)
+            frames.append(_decode_one(value))
         except Rejected as error:
+            frames.append(None)
             rejects.append((i, error, None))
-        if isinstance(found, MachineEvent):
-            events[i], found = found, None
-        frames.append(found)
-    return Decoded(frames, rejects, events)
+    return frames, rejects
 
 
-def _decode_one(value: bytes | None) -> TelemetryFrame | MachineEvent:
+def _decode_one(value: bytes | None) -> TelemetryFrame:
     if not value:
         raise Rejected("empty", "the record has no value. Send a msgpack telemetry frame, or nothing")
     if len(value) > MAX_FRAME_BYTES:
@@ -92,22 +80,8 @@ def _decode_one(value: bytes | None) -> TelemetryFrame | MachineEvent:
     try:
         return decode_frame(value)
     except DECODE_ERRORS as error:
-        wrong, what = error, "telemetry frame"
-    if is_event(value):
-        try:
-            return decode_event(value)
-        except DECODE_ERRORS as error:
-            wrong, what = error, "machine event"
-    reason = fault(value)
-    raise Rejected(reason, f"no {what}: {type(wrong).__name__}: {wrong}. {_REMEDY[reason]}") from wrong
-
-
-def event_in(value: bytes) -> MachineEvent | None:
-    """Return the machine event that a record is, None if it is none."""
-    try:
-        return decode_event(value)
-    except DECODE_ERRORS:
-        return None
+        reason = fault(value)
+        raise Rejected(reason, f"no telemetry frame: {type(error).__name__}: {error}. {_REMEDY[reason]}") from error
 
 
 def resolve(partition: Partition, frames: Sequence[TelemetryFrame]) -> I64:

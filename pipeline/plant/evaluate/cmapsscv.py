@@ -58,10 +58,9 @@ def cross_validation(data: Path, fleets: Sequence[Fleet], options: Options, repo
         inside = (np.minimum(whole.rul, CAP) >= low) & (np.minimum(whole.rul, CAP) <= high)
         held = [100 * np.average(inside[m], weights=whole.weight()[m]) for m in (slice(None), whole.rul <= 50)]
         width = np.average(high - low, weights=whole.weight())
-        test = []
-        for cut in (None, *CUTS):
-            points = [_forecast(model, f, cut) for f in scored]
-            test += [[p.rmse().value for p in points]]
+        told = [_forecast(model, f) for f in scored]
+        test = [[float(np.sqrt(np.mean((p.rul - p.capped) ** 2))) for f in told for p in [Points.of(f, cut)]]
+                for cut in (None, *CUTS)]
         rows.append([np.array(_by(whole, group, subsets)), np.array(_by(late, group, subsets)) /
                      np.array(_by(same, group, subsets)), np.array([*held, width]), np.array(test)])
     return Section("Cross-validation over whole training engines", f"{options.seeds} seeds, {recipe.folds} folds each; "
@@ -75,13 +74,13 @@ def _by(seen: "HeldOut", group: NDArray[np.str_], subsets: Sequence[str]) -> lis
             for s in subsets]
 
 
-def _forecast(model: RulModel, fleet: Fleet, cut: int | None) -> Points:
-    """Forecast at a cut of a fleet by a model that has no bundle."""
+def _forecast(model: RulModel, fleet: Fleet) -> Fleet:
+    """Return the fleet with the forecasts of a model that has no bundle."""
     states = run([e.history("") for e in fleet.engines])
     told = forecast(model, states)
     each = [Told(told.rul[m], told.p10[m], told.p90[m], told.unknown[m], [""] * int(m.sum()))
             for i in range(len(fleet.engines)) for m in [states.owner == i]]
-    return Points.of(replace(fleet, told=each), cut)
+    return replace(fleet, told=each)
 
 
 def _tables(rows: Sequence[Sequence[F64]], subsets: Sequence[str], scored: Sequence[Fleet]) -> list[Table]:
