@@ -10,6 +10,7 @@ flight 61 joins then, and the order of frames is that of a plant and not of a fi
 """
 
 import gzip
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,16 @@ def messages(subset: str, fleet: Sequence[Engine]) -> Iterator[AssetBirth | Tele
             yield births[k]
         data = fleet[k].rows[row[i], 1:].astype("<f8").tobytes()
         yield TelemetryFrame(births[k].asset, births[k].birth_id, int(row[i]), t0_ns, data)
+
+
+def test_fleets(data: Path) -> Iterator[AssetBirth | TelemetryFrame]:
+    """Yield births and frames of the test engines of all subsets in `data`, in the order of time; no label is read."""
+    subsets = subsets_in(data)
+    if not subsets:
+        raise InputError(f"{data}: holds no test_FD00k.txt or .txt.gz")
+    fleets = [messages(subset, engines(data, f"test_{subset}.txt")) for subset in subsets]
+    # a birth has the time of its asset's first frame and, being first in its stream, stays before it
+    return heapq.merge(*fleets, key=lambda m: m.start_ns if isinstance(m, AssetBirth) else m.t0_ns)
 
 
 def unit_of(history: History) -> int:

@@ -1,6 +1,6 @@
 """Public data sets by name, as births and frames: one way in for `import`, `replay`, `evaluate` and the demo.
 
-A set is a module with
+A set is a function of a module,
 
     def messages(data: Path) -> Iterator[AssetBirth | TelemetryFrame]: ...
 
@@ -26,21 +26,22 @@ Item = AssetBirth | Retired | Poll
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """module: where `messages` is. holds: what its folder holds, for people."""
+    """module, function: where its births and frames come from. holds: what its folder holds, for people."""
 
     module: str
     holds: str
+    function: str = "messages"
 
     def reader(self) -> Callable[[Path], Iterator[Message]] | None:
-        """Return the module's `messages`, None while there is none."""
+        """Return the function, None while there is none."""
         if importlib.util.find_spec(self.module) is None:
             return None
-        return getattr(importlib.import_module(self.module), "messages", None)
+        return getattr(importlib.import_module(self.module), self.function, None)
 
 
 DATASETS = {
     "skab": Dataset("pipeline.plant.skab", "FOLDER/NUMBER.csv or .csv.gz, as valve1/0.csv"),
-    "cmapss": Dataset("pipeline.plant.cmapss", "test_FD00k.txt or .txt.gz"),
+    "cmapss": Dataset("pipeline.plant.cmapss", "test_FD00k.txt or .txt.gz", "test_fleets"),
     "cwru": Dataset("pipeline.plant.cwru", "NAME.npz with counts, step, fs and rpm"),
     "femto": Dataset("pipeline.plant.femto", "BearingX_Y.npz"),
     "nab": Dataset("pipeline.plant.nab", "realKnownCause/NAME.csv or .csv.gz"),

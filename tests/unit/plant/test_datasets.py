@@ -51,3 +51,29 @@ def test_unknown_sets_and_folders_are_named_with_what_there_is(tmp_path: Path) -
         list(datasets.messages("skab", tmp_path / "absent"))
     assert main(["replay", str(tmp_path), "--dataset", "skab", "--map", "skab", "--out", str(tmp_path / "o")]) == 2
     assert main(["import", "parquet", str(tmp_path / "x.txt"), "--map", "skab", "--to", "x"]) == 5
+
+
+def test_fleets_of_turbofans_come_in_the_order_of_time(tmp_path: Path) -> None:
+    rows = np.arange(26.0)
+    for subset, units in (("FD001", {1: 3, 2: 5}), ("FD003", {1: 4})):
+        lines = [np.concatenate([[unit, cycle], rows[2:]]) for unit, n in units.items() for cycle in range(1, n + 1)]
+        np.savetxt(tmp_path / f"test_{subset}.txt", lines, "%g")
+    found = list(datasets.messages("cmapss", tmp_path))
+    births = [m for m in found if isinstance(m, AssetBirth)]
+    times = [m.start_ns if isinstance(m, AssetBirth) else m.t0_ns for m in found]
+    assert len(births) == 3 and len(found) == 3 + 12 and times == sorted(times)
+    known: set[str] = set()
+    for m in found:
+        known.add(m.asset) if isinstance(m, AssetBirth) else None
+        assert m.asset in known
+    with pytest.raises(InputError, match=r"holds no test_FD00k\.txt"):
+        (tmp_path / "empty").mkdir()
+        list(datasets.messages("cmapss", tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("name", sorted(datasets.DATASETS))
+def test_every_set_says_what_is_missing_in_a_folder_without_it(name: str, tmp_path: Path) -> None:
+    if datasets.DATASETS[name].reader() is None:
+        pytest.skip(f"{name} has no reader yet")
+    with pytest.raises(InputError, match=r"holds no"):
+        list(datasets.messages(name, tmp_path))
