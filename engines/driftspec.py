@@ -33,7 +33,7 @@ class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True):
     reference: Annotated[int, Meta(ge=32, le=16_384)] = 256
     window: Annotated[int, Meta(ge=16, le=16_384)] = 64
     bins: Annotated[int, Meta(ge=3, le=16)] = 5
-    psi: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
+    psi: Annotated[float, Meta(gt=0.0, le=100.0)] = 0.6
     confirm: Annotated[int, Meta(ge=2, le=64)] = 2
     restore: Annotated[int, Meta(ge=1, le=1024)] = 4
     tolerance: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05

@@ -131,6 +131,26 @@ def _conv(x: list[Array], a: Attributes) -> Array:
     return np.asarray(made + x[2][:, None] if len(x) > 2 else made, x[0].dtype)
 
 
+def _average_pool(x: list[Array], a: Attributes) -> Array:
+    """Average over one axis, (n, channels, length); what was padded counts only if it is to."""
+    kernel, pads = a["kernel_shape"], tuple(a.get("pads", [0, 0]))
+    if len(kernel) != 1 or a.get("ceil_mode", 0) or a.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise ValueError("AveragePool is known over one axis, with pads given as numbers")
+    counted = np.pad(np.ones(x[0].shape[2]), pads, constant_values=float(a.get("count_include_pad", 0)))
+    padded = np.pad(x[0], ((0, 0), (0, 0), pads)).astype(np.float64)
+    total, count = (np.lib.stride_tricks.sliding_window_view(v, kernel[0], axis=-1)[..., :: a.get("strides", [1])[0], :]
+                    .sum(axis=-1) for v in (padded, counted))  # fmt: skip
+    return np.asarray(total / count, x[0].dtype)
+
+
+def _top_k(x: list[Array], a: Attributes) -> Array:
+    """Return the values of TopK, largest first; nothing here reads its indices."""
+    axis = a.get("axis", -1)
+    made = np.sort(x[0], axis=axis)
+    made = np.flip(made, axis) if a.get("largest", 1) else made
+    return np.take(made, range(int(x[1].reshape(-1)[0])), axis=axis)
+
+
 def _slice(x: list[Array], a: Attributes) -> Array:
     """Clamp as ONNX words it, which for negative steps is not as NumPy does."""
     axes = x[3] if len(x) > 3 else range(len(x[1]))
@@ -188,6 +208,13 @@ OPERATORS: dict[str, Callable[[list[Array], Attributes], Array]] = {
     "Concat": lambda x, a: np.concatenate(x, axis=a["axis"]),
     "Slice": _slice,
     "Gather": lambda x, a: np.take(x[0], x[1], axis=a.get("axis", 0)),
+    "GatherElements": lambda x, a: np.take_along_axis(x[0], x[1], axis=a.get("axis", 0)),
+    "TopK": _top_k,
+    "AveragePool": _average_pool,
+    "Expand": lambda x, _: np.broadcast_to(x[0], np.broadcast_shapes(x[0].shape, tuple(x[1].tolist()))),
+    "Floor": lambda x, _: np.floor(x[0]),
+    "Softplus": lambda x, _: np.logaddexp(x[0], x[0].dtype.type(0)),
+    "And": lambda x, _: np.logical_and(x[0], x[1]),
     "Greater": lambda x, _: x[0] > x[1],
     "Less": lambda x, _: x[0] < x[1],
     "LessOrEqual": lambda x, _: x[0] <= x[1],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from math import nan
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +24,8 @@ from pipeline.state import (
     Partition,
     Pool,
 )
-from schemas import AssetBirth, TelemetryFrame
-from schemas.codec import DECODE_ERRORS, decode_frame, fault
+from schemas import AssetBirth, MachineEvent, TelemetryFrame
+from schemas.codec import DECODE_ERRORS, decode_event, decode_frame, fault, is_event
 
 #: Kafka's default for max.message.bytes; a larger record does not come from a broker with defaults.
 MAX_FRAME_BYTES = 1 << 20
@@ -44,34 +45,45 @@ Frames = list[TelemetryFrame | None]
 Rejects = list[tuple[int, Rejected, str | None]]  # index in the poll, why, asset if known
 
 
+class Decoded(NamedTuple):
+    """What a poll's records are. frames: None where a record is no frame; events: by index in the poll, ascending."""
+
+    frames: Frames
+    rejects: Rejects
+    events: dict[int, MachineEvent]
+
+
 #: What to do about a value that is no frame, by reason.
 _REMEDY = {
     "undecodable": "Send a msgpack map",
     "unknown_schema": "This release reads version 1: upgrade the worker, or send version 1",
-    "wrong_type": "See schemas/json/kizashi.telemetry.v1.json",
+    "wrong_type": "See schemas/json/kizashi.telemetry.v1.json, and .event.json for machine events",
 }
 
 
-def decode(poll: Poll) -> tuple[Frames, Rejects]:
-    """Decode every value; a record that is no frame yields None and a reason."""
+def decode(poll: Poll) -> Decoded:
+    """Decode every value; a record that is no frame yields None, and is a machine event or has a reason."""
     values = poll.values
     try:
         frames: Frames = [decode_frame(v) for v in values]  # type: ignore[arg-type]
         if len(values) == 0 or max(map(len, values)) <= MAX_FRAME_BYTES:  # type: ignore[arg-type]
-            return frames, []
+            return Decoded(frames, [], {})
     except (*DECODE_ERRORS, TypeError):
         pass
-    frames, rejects = [], list[tuple[int, Rejected, str | None]]()
+    frames, rejects, events = [], list[tuple[int, Rejected, str | None]](), dict[int, MachineEvent]()
     for i, value in enumerate(values):
+        found = None
         try:
-            frames.append(_decode_one(value))
+            found = _decode_one(value)
         except Rejected as error:
-            frames.append(None)
             rejects.append((i, error, None))
-    return frames, rejects
+        if isinstance(found, MachineEvent):
+            events[i], found = found, None
+        frames.append(found)
+    return Decoded(frames, rejects, events)
 
 
-def _decode_one(value: bytes | None) -> TelemetryFrame:
+def _decode_one(value: bytes | None) -> TelemetryFrame | MachineEvent:
     if not value:
         raise Rejected("empty", "the record has no value. Send a msgpack telemetry frame, or nothing")
     if len(value) > MAX_FRAME_BYTES:
@@ -80,8 +92,22 @@ def _decode_one(value: bytes | None) -> TelemetryFrame:
     try:
         return decode_frame(value)
     except DECODE_ERRORS as error:
-        reason = fault(value)
-        raise Rejected(reason, f"no telemetry frame: {type(error).__name__}: {error}. {_REMEDY[reason]}") from error
+        wrong, what = error, "telemetry frame"
+    if is_event(value):
+        try:
+            return decode_event(value)
+        except DECODE_ERRORS as error:
+            wrong, what = error, "machine event"
+    reason = fault(value)
+    raise Rejected(reason, f"no {what}: {type(wrong).__name__}: {wrong}. {_REMEDY[reason]}") from wrong
+
+
+def event_in(value: bytes) -> MachineEvent | None:
+    """Return the machine event that a record is, None if it is none."""
+    try:
+        return decode_event(value)
+    except DECODE_ERRORS:
+        return None
 
 
 def resolve(partition: Partition, frames: Sequence[TelemetryFrame]) -> I64:

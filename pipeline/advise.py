@@ -36,8 +36,8 @@ SCORE = "score"
 
 
 def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_ms: int, frames: int, stale_ms: int,
-          answers: Answers | None = None, z: Array | None = None, band: float = 1.0) -> Alert:
-    """Build the alert of a transition from the row that caused it.
+          answers: Answers | None = None, z: Array | None = None, band: float = 1.0, said: str = "") -> Alert:
+    """Build the alert of a transition from the row that caused it, or from what is `said`.
 
     t_end: event time of the row's last sample, Unix ns. ts_ms: broker time of its record. answers: rows of the
     transition's segment. z: (C,). band: factor on the threshold that the row was judged by; above 1 the asset drifts.
@@ -65,7 +65,7 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
         asset=who.asset, asset_class=birth.asset_class, rule=spec.rule, severity=_SEVERITY[t.severity],
         criticality=birth.criticality, annunciate=why_not is None, annunciate_why_not=why_not, t_first=t.t_first,
         t_last=t_end, t_raised=t.t_raised, t_cleared=t_end if t.kind == "cleared" else None, score=score,
-        threshold=limit, why=_why(pool, t, score, limit, ranked, what, part), birth_id=birth.birth_id, seq=seq,
+        threshold=limit, why=said or _why(pool, t, score, limit, ranked, what, part), birth_id=birth.birth_id, seq=seq,
         model=f"{spec.name}@{spec.version}", provisional=_provisional(pool, t.slot) or band > 1.0,
         contributions=tuple(Contribution(name, share, way) for name, share, way in ranked),  # type: ignore[arg-type]
         window=Window(t_end - round((frames * pool.samples - 1) * period), t_end, frames),
@@ -156,8 +156,6 @@ def _why(pool: Pool, t: Transition, score: float, limit: float, ranked: Sequence
     where = ", ".join(f"{name} {way} ({share:.0%})" for name, share, way in ranked[:3])
     if part and ranked:
         where = f"{part}, heard by {ranked[0][0]}"
-    if t.row < 0:
-        return "the asset was retired, or announced another layout; nothing was measured"
     if t.kind == "cleared":
         return f"back below {1 - spec.judge.deadband:.2f} x the limit for {spec.judge.off} rows; {ratio}"
     said = f"over the limit in {need} of {width} rows; {ratio}" if t.kind == "raised" else f"severity rose; {ratio}"

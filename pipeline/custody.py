@@ -111,7 +111,7 @@ class Custody:
             position = part.position = first
         if manifest is not None:
             self._last[tp.partition] = manifest
-        self._worker.run(self._flow.adopt(part, time.monotonic(), end))
+        await self._worker.carry(self._flow.adopt(part, time.monotonic(), end))
         self._republish(part)
         self._telemetry.events.emit("restore_done", partition=tp.partition, position=position, assets=part.assets,
                           seconds=round(time.monotonic() - start, 3))

@@ -7,10 +7,11 @@ the limit, and those within the judge's off-delay after it, are not looked at.
 - score: the Page-Hinkley test for a rise of its mean (Page 1954, doi 10.1093/biomet/41.1-2.100; running mean and
   forgetting are those of river's `drift.PageHinkley`, mode "up", which the tests compare with).
 
-It must explain no fault away. While an alert is open nothing is looked at and no band changes. A band is widened after
-`confirm` whole windows in a row that a detector objects to, and a row near the limit breaks off a window: a fault that
-takes fewer than (confirm - 1) x window x every rows from its first trace to 1 - deadband of its limit alarms at the
-same row as without this step. What is slower is told here before it is an alarm, and alarms at `widen` times the limit.
+It must explain no fault away. While an alert is open nothing is looked at and no band changes, and as many rows near
+the limit as an alarm needs break off a window. A band is widened after `confirm` whole windows in a row that a detector
+objects to: a fault that takes fewer than (confirm - 1) x window x every rows from its first trace until it stays near
+its limit alarms at the same row as without this step. What is slower is told here before it is an alarm, and alarms at
+`widen` times the limit.
 
 A drift ends when the distributions of all inputs and the score were the old ones for `restore` windows in a row, or
 when the asset is calibrated again. Nothing here retrains anything.
@@ -20,6 +21,7 @@ an asset each.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -38,16 +40,17 @@ HINKLEY = ("hinkley_rows", "hinkley_mean", "hinkley_sum", "hinkley_low")
 def columns(spec: DriftSpec | None, inputs: int) -> tuple[Column, ...]:
     """Return what a slot needs, nothing without a spec; inputs: how many numbers are watched beside the score.
 
-    drift_calm: usable rows since one near the limit. drift_rows: usable rows, modulo `every`. drift_seen: rows that the
-    reference has. drift_mean, drift_spread: of each input, the score last; spread holds the sum of squares until the
-    bins are set. drift_filled, drift_sum: rows of the window and their scores. drift_over, drift_under: windows in a
-    row that a detector objects to, or that are like the reference. band: the factor on the threshold in force.
+    drift_calm: usable rows since one near the limit. drift_near: rows near it since the last that was looked at.
+    drift_rows: usable rows, modulo `every`. drift_seen: rows that the reference has. drift_mean, drift_spread: of each
+    input, the score last; spread holds the sum of squares until the bins are set. drift_filled, drift_sum: rows of the
+    window and their scores. drift_over, drift_under: windows in a row that a detector objects to, or that are like the
+    reference. band: the factor on the threshold in force.
     """
     if spec is None:
         return ()
     per, bins = (inputs + 1,), (inputs + 1, spec.bins)
     return (
-        Column("drift_calm", "i4"), Column("drift_rows", "i4"), Column("drift_seen", "i4"),
+        Column("drift_calm", "i4"), Column("drift_near", "i4"), Column("drift_rows", "i4"), Column("drift_seen", "i4"),
         Column("drift_mean", "f8", per), Column("drift_spread", "f8", per), Column("drift_expected", "u2", bins),
         Column("drift_found", "u2", bins), Column("drift_filled", "i4"), Column("drift_sum", "f8"),
         Column("drift_over", "i4"), Column("drift_under", "i4"), Column("drifting", "u1"), Column("hinkley_rows", "i8"),
@@ -104,7 +107,7 @@ def restart(pool: Pool, slot: int) -> None:
 
 
 def _looked_at(pool: Pool, spec: DriftSpec, slot: I64, score: F64, usable: Bool) -> tuple[I64, Bool]:
-    """Count the rows of every slot; return those to look at, sorted by slot, and which of them follow a gap."""
+    """Count the rows of every slot; return those to look at, sorted by slot, and which of them follow an alarm."""
     table, judge = pool.table, pool.bundle.spec.judge
     order = np.argsort(slot, kind="stable")
     groups, use = Groups.of(slot[order]), usable[order]
@@ -116,11 +119,17 @@ def _looked_at(pool: Pool, spec: DriftSpec, slot: I64, score: F64, usable: Bool)
     calm = np.where(last > groups.start, count - count[last - 1], count + table["drift_calm"][at][own])
     number = count + table["drift_rows"][at][own]
     looked = use & (number % spec.every == 0) & (calm >= judge.off)
-    # Without a row near the limit since `every` rows before, that row was looked at too: nothing is missing between.
-    whole = judge.off + spec.every
-    table["drift_calm"][at] = np.minimum(calm[groups.last], whole)  # more is not asked for, and would overflow one day
+    table["drift_calm"][at] = np.minimum(calm[groups.last], judge.off)  # more is not asked for, and would overflow
     table["drift_rows"][at] = number[groups.last] % spec.every
-    return order[looked], calm[looked] < whole
+    passed = np.cumsum(near)
+    passed += (table["drift_near"][at] - (passed - near)[groups.first])[own]  # rows near the limit, this one included
+    mark = np.maximum.accumulate(np.where(looked, np.arange(len(order)) + 1, 0))  # of the newest row looked at
+    since: I64 = passed - np.where(mark > groups.start, passed[mark - 1], 0)
+    table["drift_near"][at] = np.minimum(since[groups.last], judge.on[0])
+    before = np.concatenate([[0], mark[:-1]])  # of the one before this row
+    gap: I64 = passed - np.where(before > groups.start, passed[before - 1], 0)
+    rows: I64 = order[looked]
+    return rows, np.greater_equal(gap[looked], judge.on[0])
 
 
 def _round(pool: Pool, spec: DriftSpec, rows: I64, slot: I64, x: F64, broken: Bool) -> list[Change]:
@@ -158,15 +167,19 @@ def _measure(pool: Pool, slot: I64, x: F64, count: I64, n: int) -> None:
 def _count(pool: Pool, spec: DriftSpec, slot: I64, x: F64, old: Bool) -> None:
     """Count a row's values in their bins: of the reference, or, where it is `old` enough, of the window."""
     table = pool.table
-    edges = np.array([NormalDist().inv_cdf(k / spec.bins) for k in range(1, spec.bins)])
     spread = table["drift_spread"][slot]
     # an input that stood still has no bins: it stays in the middle, and tells nothing
     z = np.divide(x - table["drift_mean"][slot], spread, out=np.zeros_like(x), where=spread > 0)
-    inside = np.searchsorted(edges, z, side="right")
+    inside = np.searchsorted(_edges(spec.bins), z, side="right")
     which = np.arange(x.shape[1])
     for name, mask in (("drift_expected", ~old), ("drift_found", old)):
         if mask.any():
             table[name][slot[mask, None], which, inside[mask]] += 1
+
+
+@cache
+def _edges(bins: int) -> F64:
+    return np.array([NormalDist().inv_cdf(k / bins) for k in range(1, bins)])
 
 
 def _compare(pool: Pool, spec: DriftSpec, rows: I64, slot: I64, score: F64) -> list[Change]:

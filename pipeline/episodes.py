@@ -38,17 +38,23 @@ def end_birth(terms: Terms, part: Partition, pool: Pool, slot: int, ts_ms: int, 
 def _close(terms: Terms, pool: Pool, slot: int, ts_ms: int, effects: Effects, *, level: bool) -> None:
     seq = int(pool.table["last_seq"][slot])
     if level:
-        drifts(pool, [slot], "the asset was retired, or announced another layout", ts_ms * NS_PER_MS, effects)
-    change = judge.clear(pool, slot) if level else None
-    if change is not None:
-        say(pool, slot, effects, advise.alert(
-            pool, change, score=0.0, t_end=ts_ms * NS_PER_MS, seq=seq, ts_ms=ts_ms, frames=1,
-            stale_ms=terms.stale_ms, band=float(pool.table["band"][slot]) if "band" in pool.table else 1.0))
+        close(terms, pool, slot, ts_ms, effects, "the asset was retired, or announced another layout")
     if pool.table["quiet"][slot]:
         say(pool, slot, effects, advise.silence(
             pool, slot, terms.silent_ms, seq=seq, since_ms=int(pool.table["quiet_since_ms"][slot]),
             back_ms=ts_ms))
         pool.table["quiet"][slot] = pool.table["quiet_since_ms"][slot] = 0
+
+
+def close(terms: Terms, pool: Pool, slot: int, ts_ms: int, effects: Effects, why: str) -> None:
+    """Clear what stands of an asset's condition, because it ended at broker time `ts_ms`; not that it is silent."""
+    drifts(pool, [slot], why, ts_ms * NS_PER_MS, effects)
+    change = judge.clear(pool, slot)
+    if change is not None:
+        say(pool, slot, effects, advise.alert(
+            pool, change, score=0.0, t_end=ts_ms * NS_PER_MS, seq=int(pool.table["last_seq"][slot]), ts_ms=ts_ms,
+            frames=1, stale_ms=terms.stale_ms, band=float(pool.table["band"][slot]) if "band" in pool.table else 1.0,
+            said=f"{why}; nothing was measured"))
 
 
 def say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:

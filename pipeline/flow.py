@@ -4,7 +4,7 @@
 the engine, in its own thread or in place. Only one thread touches a flow. Time is a parameter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -13,7 +13,7 @@ import numpy as np
 
 from engines.base import TensorSpec
 from engines.bundle import Bundle
-from pipeline import acquire, advise, episodes, kinds, refuse, settling
+from pipeline import acquire, advise, episodes, kinds, overhaul, refuse, settling
 from pipeline.batch import Batch, Batcher, Stage, plain
 from pipeline.births import BirthBook
 from pipeline.columns import I64, Effects, Groups, Poll
@@ -30,7 +30,7 @@ from pipeline.state import (
     Waiting,
 )
 from pipeline.succession import Succession
-from schemas import AssetBirth, TelemetryFrame
+from schemas import AssetBirth, MachineEvent, TelemetryFrame
 
 #: By the clock an asset is called silent this much later than by the log, so that a frame which the broker has stamped
 #: but which is still under way does not find its asset declared silent.
@@ -52,11 +52,12 @@ class FlowSettings:
 
 @dataclass(slots=True)
 class Step:
-    """Result of a call: send `effects`, run `batches` in order; settle all, then admit `rest` if there is one."""
+    """Result of a call: send `effects`, run `batches` in order; settle all, then admit `rest` or call `more`."""
 
     effects: Effects = field(default_factory=Effects)
     batches: list[Batch] = field(default_factory=list)
     rest: Poll | None = None
+    more: "Callable[[], Step] | None" = None
 
 
 class Flow:
@@ -70,6 +71,7 @@ class Flow:
         self.partitions: dict[int, Partition] = {}
         self.patient = False  # live, births come by another topic: the worker reads it to its end before `give_up`
         self._terms = episodes.Terms(settings.silent_ms, settings.stale_ms)
+        self._overhaul = overhaul.Terms(settings.topic, self._terms)
         self._settling = settling.Terms(settings.topic, settings.stale_ms, settings.assessments)
         self._batchers: dict[str, Batcher] = {}
         self._bundle_of: dict[str, Bundle] = {}
@@ -90,11 +92,8 @@ class Flow:
         """
         self.partitions[part.number] = part
         part.fresh_from, part.retiring = end, bool(self.births.retired)
-        step = Step()
-        for entry in list(part.unassigned.waiting.values()):
-            if entry.leave < 0 and entry.frames and self.births.get(entry.asset, entry.birth_id) is not None:
-                self.release(part, entry, now, step)
-        return step
+        return self._release(self._released([(part, entry) for entry in part.unassigned.waiting.values()
+                                             if self.births.get(entry.asset, entry.birth_id) is not None], now))
 
     def drop(self, number: int) -> None:
         """Forget a partition; its rows in flight are dropped when they settle."""
@@ -104,11 +103,10 @@ class Flow:
 
     def admit(self, poll: Poll, now: float) -> Step:
         """Carry records of one partition up to full batches. now: monotonic seconds, for the batch delay only."""
-        part, step = self.partitions[poll.partition], Step()
-        frames, rejects = acquire.decode(poll)
+        part, step, found = self.partitions[poll.partition], Step(), acquire.decode(poll)
         passing = part.pass_time(poll.timestamps_ms, self.settings.silent_ms)
-        stop = self._admit_frames(part, poll, frames, now, step, whole=not rejects)
-        for i, error, _ in rejects:
+        stop = self._admit_all(part, poll, found, now, step)
+        for i, error, _ in found.rejects:
             if poll.offsets[i] >= part.unassigned.need and (stop is None or i < stop):  # `rest` comes once more
                 part.unassigned.counts[[RECEIVED, DEAD_LETTERED]] += 1
                 part.unassigned.dirty = True
@@ -126,6 +124,25 @@ class Flow:
         if not self.patient:
             self._give_up_waiting(part, step.effects)
         return step
+
+    def _admit_all(self, part: Partition, poll: Poll, found: acquire.Decoded, now: float, step: Step, begin: int = 0, *,
+                   released: bool = False) -> int | None:
+        """Admit what was decoded, from index `begin` on, and obey events at their places; return where to cut."""
+        for i in [*(i for i in found.events if i >= begin), n := len(found.frames)]:
+            frames = found.frames if not begin and i == n else [None] * begin + found.frames[begin:i] + [None] * (n - i)
+            stop = self._admit_frames(part, poll, frames, now, step, whole=frames is found.frames and not found.rejects)
+            if stop is None and i in found.events and not self._obey(part, poll, i, found.events[i], step, released):
+                stop = i
+            if stop is not None:
+                return stop
+            begin = i + 1
+        return None
+
+    def _obey(self, part: Partition, poll: Poll, i: int, event: MachineEvent, step: Step, released: bool) -> bool:
+        found = overhaul.happen(self._overhaul, part, poll, i, event, step.effects, released=released)
+        if isinstance(found, overhaul.Seated) and found.pool.bundle.spec.name in self.successions:
+            self.successions[found.pool.bundle.spec.name].start_over(found.pool, found.slot)
+        return found is not overhaul.Verdict.CUT
 
     def _admit_frames(self, part: Partition, poll: Poll, frames: acquire.Frames, now: float, step: Step, *,
                       whole: bool) -> int | None:
@@ -242,31 +259,39 @@ class Flow:
     def announce(self, birth: AssetBirth, now: float) -> Step:
         """Learn a birth and release the frames that waited for it."""
         self.births.add(birth)
-        step = Step()
-        for part in self.partitions.values():
-            for historical in (False, True):
-                entry = part.unassigned.waiting.get((birth.asset, birth.birth_id, historical))
-                if entry is None or entry.leave >= 0 or not entry.frames:
-                    continue
-                self.release(part, entry, now, step)
+        return self._release(self._released([(part, part.unassigned.waiting.get((birth.asset, birth.birth_id, old)))
+                                             for part in self.partitions.values() for old in (False, True)], now))
+
+    def _release(self, steps: Iterator[tuple[Step, bool]]) -> Step:
+        step, last = next(steps)
+        step.more = None if last else partial(self._release, steps)
         return step
 
-    def release(self, part: Partition, entry: Waiting, now: float, step: Step) -> None:
-        """Admit frames that waited. They stay in the waiting block, marked as left, until their slot is durable."""
-        frames, hold, entry.hold = entry.frames, max(entry.hold, part.position), 0
-        part.unassigned.counts[RECEIVED] -= len(frames)
-        part.unassigned.dirty = True
-        poll = Poll(part.number, np.array([f[0] for f in frames]), np.array([f[1] for f in frames]),
-                    [f[2] for f in frames], [None] * len(frames), part.position)
-        position, replay_until, part.replay_until = part.position, part.replay_until, 0
-        decoded, _ = acquire.decode(poll)
-        entry.leave = position
-        self._admit_frames(part, poll, decoded, now, step, whole=True)
-        code = part.directory.get((entry.asset, entry.birth_id, entry.historical))
-        if code is not None:  # in a replay the slot must not take once more what comes again below `hold`
-            pool, slot = part.pool_at(code)
-            pool.table["hold"][slot], replay_until = hold, max(replay_until, hold)
-        part.position, part.replay_until, entry.hold = position, replay_until, hold
+    def _released(self, todo: Iterable[tuple[Partition, Waiting | None]], now: float) -> Iterator[tuple[Step, bool]]:
+        """Admit frames that waited: yield a step wherever something must be settled, and whether it is the last.
+
+        The frames stay in the waiting block, marked as left, until their slot is durable.
+        """
+        step = Step()
+        for part, entry in todo:
+            if entry is None or entry.leave >= 0 or not entry.frames:
+                continue
+            frames, hold, entry.hold = entry.frames, max(entry.hold, part.position), 0
+            part.unassigned.counts[RECEIVED] -= len(frames)
+            part.unassigned.dirty = True
+            poll = Poll(part.number, np.array([f[0] for f in frames]), np.array([f[1] for f in frames]),
+                        [f[2] for f in frames], [None] * len(frames), part.position)
+            position, replay_until, part.replay_until = part.position, part.replay_until, 0
+            found, entry.leave, begin = acquire.decode(poll), position, 0
+            while (stop := self._admit_all(part, poll, found, now, step, begin, released=True)) is not None:
+                yield step, False
+                step, begin = Step(), stop
+            code = part.directory.get((entry.asset, entry.birth_id, entry.historical))
+            if code is not None:  # in a replay the slot must not take once more what comes again below `hold`
+                pool, slot = part.pool_at(code)
+                pool.table["hold"][slot], replay_until = hold, max(replay_until, hold)
+            part.position, part.replay_until, entry.hold = position, replay_until, hold
+        yield step, True
 
     def retire(self, asset: str, birth_id: str) -> Step:
         """Obey a tombstone: the asset's slot is given up, its open alerts are cleared. Settle everything before."""
@@ -334,6 +359,7 @@ class Flow:
     def _give_up_waiting(self, part: Partition, effects: Effects) -> None:
         for entry, (offset, ts_ms, value) in self.seats.give_up(part) if part.unassigned.waiting else ():
             part.unassigned.counts[DEAD_LETTERED] += 1
+            overhaul.give_up(part, offset, value)
             effects.dead_letters.append(refuse.waited(self.settings.topic, part.number, entry, offset, ts_ms, value))
 
     # -- models

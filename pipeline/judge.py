@@ -119,10 +119,15 @@ def _change(pool: Pool, kind: str, row: int, slot: int, level: int, t_end: int, 
 
 
 def clear(pool: Pool, slot: int) -> Transition | None:
-    """Clear an open alert because its asset was retired; None if there is none."""
+    """Clear an open alert because its asset was retired or is another one now; None if there is none."""
     if not pool.table["active"][slot]:
         return None
     return _change(pool, "cleared", -1, slot, 0, int(pool.table["t_raised"][slot]), int(pool.table["alert_seq"][slot]))
+
+
+def forget(pool: Pool, slot: int) -> None:
+    """Let nothing that was over the limit count towards the next alert."""
+    pool.table.reset(slot, ("over", "below"))
 
 
 def quiet(pool: Pool, spans: Sequence[tuple[int, int]], silent_ms: int) -> list[int]:

@@ -65,6 +65,13 @@ def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
         drift.restart(pool, slot)
 
 
+def start_over(pool: Pool, slot: int) -> None:
+    """Forget all that was learnt of an asset; what is said of it is provisional until a baseline stands again."""
+    restart(pool, slot, recalibrate=True)
+    if pool.calibration_rows:
+        pool.table["provisional"][slot] = 1
+
+
 def inherit(pool: Pool, source: int, target: int) -> None:
     """Start a historical lane with what is known of the live slot."""
     kind_of(pool.bundle).inherit(pool, source, target)

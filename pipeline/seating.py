@@ -115,7 +115,7 @@ class Seating:
         if birth is None and offset < part.unassigned.need:
             return HELD  # it waited, and was given up
         if birth is None:
-            self._wait(part, key, offset, ts_ms, value)
+            self.wait(part, key, offset, ts_ms, value)
             return WAITS
         if offset >= part.fresh_from and (frame.asset, frame.birth_id) in self.births.retired:
             raise Rejected("unknown_birth", f"birth {frame.birth_id} of asset {frame.asset} was retired by a tombstone."
@@ -198,7 +198,8 @@ class Seating:
     # -- waiting for a birth
 
     @staticmethod
-    def _wait(part: Partition, key: Key, offset: int, ts_ms: int, value: bytes) -> None:
+    def wait(part: Partition, key: Key, offset: int, ts_ms: int, value: bytes) -> None:
+        """Let a record wait for the birth of a key."""
         un = part.unassigned
         entry = un.waiting.setdefault(key, Waiting(*key))
         entry.frames.append((offset, ts_ms, value))

@@ -15,7 +15,7 @@ from engines.bundle import Bundle
 from pipeline import advise, judge
 from pipeline.checkpoint import UNASSIGNED
 from pipeline.columns import I64, FrameBatch, Groups
-from pipeline.kinds import kind_of, new_pool
+from pipeline.kinds import kind_of, new_pool, start_over
 from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
 from pipeline.terms import MANIFEST, renewed
 from schemas import Calibration
@@ -92,6 +92,17 @@ class Succession:
         for done in finished:
             heir.learnt[done.slot] = Learnt(int(batch.seq[done.frame]), int(batch.t0_ns[done.frame]), done.rows,
                                              done.reason)
+
+    def start_over(self, pool: Pool, slot: int) -> None:
+        """Let an heir learn an asset anew too."""
+        known = self._heirs.get(id(pool))
+        if known is None:
+            return
+        heir = known[1]
+        if slot < len(heir.pool.slots) and heir.pool.slots[slot] is not None:
+            start_over(heir.pool, slot)
+            heir.learnt.pop(slot, None)
+            _keep_step(pool, heir.pool, slot)
 
     def cold(self, partitions: Iterable[Partition]) -> list[str]:
         """Name the assets that the new version is not warm for yet; silent ones are not waited for."""

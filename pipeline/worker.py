@@ -141,6 +141,14 @@ class Worker:
         self._queue += step.batches
         self._pump()
 
+    async def carry(self, step: Step) -> None:
+        """Run a step and what goes on after it once that is settled. Call with `admission` held."""
+        self.run(step)
+        while step.more is not None:
+            await self.drain()
+            step = step.more()
+            self.run(step)
+
     def _pump(self) -> None:
         """Hand batches to the engine, in order, as long as it is not busy; set the timer for the open one."""
         now = time.monotonic()
@@ -272,7 +280,7 @@ class Worker:
             key, value = self._births[0]
             await self.drain()
             if value is not None:
-                self.run(self._flow.announce(read_birth(key, value), time.monotonic()))
+                await self.carry(self._flow.announce(read_birth(key, value), time.monotonic()))
             elif key is not None:
                 asset, birth_id = read_key(key)
                 self._telemetry.events.emit("asset_retired", asset=asset, birth_id=birth_id)

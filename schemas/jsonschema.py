@@ -15,15 +15,19 @@ from schemas.alert import Alert
 from schemas.assessment import Assessment, Calibration
 from schemas.birth import AssetBirth
 from schemas.deadletter import DeadLetter
+from schemas.event import MachineEvent
 from schemas.frame import TelemetryFrame
 from schemas.topics import ALERT, ASSESSMENT, ASSET, CALIBRATION, DEADLETTER, TELEMETRY
 
 FOLDER = Path(__file__).parent / "json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+#: Machine events travel in the topic of the frames, whose order they share.
+EVENT = f"{TELEMETRY.name}.event"
 #: Which message each topic carries. `kizashi.alert.state.v1` carries the same alerts as the history topic.
 MESSAGES: dict[str, type[Struct]] = {
     TELEMETRY.name: TelemetryFrame,
+    EVENT: MachineEvent,
     ASSET.name: AssetBirth,
     ALERT.name: Alert,
     ASSESSMENT.name: Assessment,

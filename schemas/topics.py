@@ -12,6 +12,7 @@ REASONS: dict[str, str] = {
     "empty": "the record has no value, or the frame has no data",
     "oversized": "the record is larger than a frame may be",
     "unknown_birth": "no birth arrived for the frame while it could wait",
+    "unknown_asset": "no asset of this name has sent frames here, so the machine event starts nothing over",
     "wrong_length": "data is not as long as the birth says",
     "not_finite": "a sample is NaN or infinite",
     "bad_quality": "the gateway marked the frame's quality as bad",
@@ -39,7 +40,7 @@ def _compacted(**extra: str) -> dict[str, str]:
 
 
 TELEMETRY = Topic(
-    "kizashi.telemetry.v1", "asset", "sensor frames in",
+    "kizashi.telemetry.v1", "asset", "sensor frames and machine events in",
     {"retention.ms": str(2 * _DAY_MS), "message.timestamp.type": "LogAppendTime"},
 )
 # A worker that was off for less than this still hears that an asset was retired.

@@ -136,6 +136,9 @@ class Rig:
         self.effects.extend(seen)
         for a in seen.assessments:
             self.rows += [(a.asset, q, s) for q, s in zip(a.seq, a.score, strict=True)]
+        if step.more is not None:
+            seen.extend(self.drain())
+            seen.extend(self.settle(step.more()))
         return seen
 
     def drain(self) -> Effects:

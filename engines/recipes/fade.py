@@ -33,6 +33,7 @@ from engines.recipes.fade_model import (
     WINDOW,
     Fade,
     answers,
+    log_level,
     windows,
 )
 from engines.recipes.seal import seal
@@ -52,13 +53,14 @@ def build(fade: Fade = TRAINED) -> bytes:
     with g.exact("fade"):
         whole = g.node("Reshape", g.node("Transpose", rows, perm=[0, 2, 1, 3]), np.array([0, 2, WINDOW]))
         cycle, soh = (g.node("Slice", whole, np.array([k]), np.array([k + 1]), np.array([1])) for k in (0, 1))
-        own = g.node("Neg", _slope(g, cycle, _log_excess(g, soh)))
+        slope, line = _line(g, cycle, _log_excess(g, soh))
+        own = g.node("Neg", slope)
         mixed = g.node("Add", g.node("Mul", own, np.float32(OWN)), np.float32((1 - OWN) * fade.rate))
         rate = g.node("Max", mixed, np.float32(LEAST_RATE * fade.rate))
         # A logarithm of one number a row goes through vectors for some rows and not for others, and differs by it.
         level = g.node("Mul", _level(g, soh), np.ones(WINDOW))
         level = g.node("Slice", _log_excess(g, level), np.array([0]), np.array([1]), np.array([2]))
-        ahead = g.node("Sub", level, np.float32(np.log(END - REST)))
+        ahead = g.node("Sub", g.node("Min", level, line), np.float32(np.log(END - REST)))
         left = _clip(g, g.node("Div", ahead, rate), 0.0, CAP)
         half = g.node("Mul", g.node("Add", left, np.float32(NOISE)), np.float32(fade.width))
         why = _unknown(g, cycle, soh)
@@ -80,13 +82,14 @@ def _log_excess(g: GraphBuilder, soh: Name) -> Name:
     return g.node("Log", g.node("Max", g.node("Sub", soh, np.float32(REST)), np.float32(LEAST)))
 
 
-def _slope(g: GraphBuilder, cycle: Name, y: Name) -> Name:
-    """Return the slope of y over cycle, (n, 1, 1): both centred first, so that cycle 10,000 costs no digits."""
-    at = g.node("Sub", cycle, means(g, cycle, WINDOW))
-    y = g.node("Sub", y, means(g, y, WINDOW))
-    over = means(g, g.node("Mul", at, y), WINDOW)
+def _line(g: GraphBuilder, cycle: Name, y: Name) -> tuple[Name, Name]:
+    """Return slope and end of the line through (cycle, y), (n, 1, 1): centred, so that cycle 10,000 costs no digits."""
+    at, middle = g.node("Sub", cycle, means(g, cycle, WINDOW)), means(g, y, WINDOW)
+    over = means(g, g.node("Mul", at, g.node("Sub", y, middle)), WINDOW)
     # 64 different cycle numbers have a variance of 341 at least; less means that they do not rise, which is an answer
-    return g.node("Div", over, g.node("Max", means(g, g.node("Mul", at, at), WINDOW), np.float32(1.0)))
+    slope = g.node("Div", over, g.node("Max", means(g, g.node("Mul", at, at), WINDOW), np.float32(1.0)))
+    last = g.node("Slice", at, np.array([WINDOW - 1]), np.array([WINDOW]), np.array([2]))
+    return slope, g.node("Add", middle, g.node("Mul", slope, last))
 
 
 def _level(g: GraphBuilder, soh: Name) -> Name:
@@ -144,13 +147,11 @@ def simulated(rng: np.random.Generator, cycles: int, rate: float, start: float =
 
 
 def _aimed(rows: Array, scores: Array, fade: Fade) -> Array:
-    """Move the last three capacities of each row until its score is the one wanted."""
+    """Stretch what each row has above REST until its score is the one wanted: the slope stays, the level moves."""
+    ahead = log_level(rows) - np.log(END - REST)
+    rate = ahead / answers(rows, fade)["life"]
     made = rows.copy()
-    for _ in range(8):  # the slope moves a little with them; eight times is far more than it takes
-        found = answers(made, fade)["life"]
-        level = np.median(made[:, -3:, 1], axis=1) - REST
-        rate = np.log(level / (END - REST)) / found
-        made[:, -3:, 1] = (REST + (END - REST) * np.exp(rate * WARN / scores))[:, None]
+    made[..., 1] = REST + (rows[..., 1] - REST) * np.exp(rate * WARN / scores - ahead)[:, None]
     made[..., 1] = np.round(made[..., 1], 5)
     return made
 

@@ -3,7 +3,8 @@
 A cell fades the slower the less it holds: what it holds above half of its rated capacity shrinks by about the same part
 each cycle. That part, the rate, is estimated twice, as the slope of a line through the cell's own last 64 cycles and as
 the mean of cells that were worn to their end, and the two are mixed. On top of the fade a cell recovers a little after
-every rest, so a slope over few cycles says nothing, and its level is the median of the last three.
+every rest, for some cycles: a slope over few cycles says nothing, and the level is the lower of the last three's median
+and of that line.
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class Fade:
 
 
 #: `fit` of B0005, B0006 and B0018 of NASA's battery data, and the width of their leave-one-cell-out errors.
-TRAINED = Fade(0.008129, 0.2375)
+TRAINED = Fade(0.008129, 0.2199)
 
 
 def log_excess(soh: Array) -> Array:
@@ -71,6 +72,15 @@ def rate_of(cells: Sequence[Array]) -> float:
     return round(float(np.mean([-slope(cell[:, 0], log_excess(cell[:, 1])) for cell in cells])), 6)
 
 
+def log_level(rows: Array) -> Array:
+    """Return log(level - REST) of rows (n, 64, 2): the lower of the last three's median and of the line's end, (n,)."""
+    cycle, soh = np.asarray(rows[:, :, 0], np.float64), np.asarray(rows[:, :, 1], np.float64)
+    at, y = cycle - cycle.mean(axis=1, keepdims=True), log_excess(soh)
+    middle = y.mean(axis=1, keepdims=True)
+    over = (at * (y - middle)).mean(axis=1) / np.maximum((at * at).mean(axis=1), 1.0)
+    return np.asarray(np.minimum(log_excess(np.median(soh[:, -3:], axis=1)), middle[:, 0] + over * at[:, -1]))
+
+
 def answers(rows: Array, fade: Fade) -> dict[str, Array]:
     """Compute in float64 what the graph answers for rows (n, 64, 2) of (cycle, soh): life, low, high and why, (n,)."""
     cycle, soh = np.asarray(rows[:, :, 0], np.float64), np.asarray(rows[:, :, 1], np.float64)
@@ -78,11 +88,10 @@ def answers(rows: Array, fade: Fade) -> dict[str, Array]:
     y = y - y.mean(axis=1, keepdims=True)
     own = -(at * y).mean(axis=1) / np.maximum((at * at).mean(axis=1), 1.0)
     mixed = np.maximum(OWN * own + (1 - OWN) * fade.rate, LEAST_RATE * fade.rate)
-    level = np.median(soh[:, -3:], axis=1)
-    left = np.clip((log_excess(level) - np.log(END - REST)) / mixed, 0.0, CAP)
+    left = np.clip((log_level(rows) - np.log(END - REST)) / mixed, 0.0, CAP)
     half = (left + NOISE) * fade.width
     rises = (np.diff(cycle, axis=1) > 0).all(axis=1)
-    inside = (soh <= HIGH).all(axis=1) & (soh > 0).all(axis=1) & (level > LOW)
+    inside = (soh <= HIGH).all(axis=1) & (soh > 0).all(axis=1) & (np.median(soh[:, -3:], axis=1) > LOW)
     moves = soh.max(axis=1) > soh.min(axis=1)
     why = np.where(~rises, 1, np.where(~inside, 2, np.where(~moves, 3, 0)))
     return {"life": left, "low": np.clip(left - half, 0.0, CAP), "high": np.clip(left + half, 0.0, CAP), "why": why}

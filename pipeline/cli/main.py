@@ -49,6 +49,7 @@ COMMANDS = {
     "tail": Entry("pipeline.cli.tail", "Show alerts, dead letters or assets, readable."),
     "deadletters": Entry("pipeline.cli.deadletters", "Send dead letters back to their topic as historical frames."),
     "models": Entry("pipeline.cli.models", "Bundles: list, check, build, bench; make a key, sign, roll back."),
+    "calibrate": Entry("pipeline.cli.calibrate", "Let an asset's baseline be learnt anew, after a repair."),
     "simulate": Entry("pipeline.cli.simulate", "Publish a simulated plant, seeded, with faults by script."),
     "import": Entry("pipeline.cli.importhistory", "Turn history into frames: CSV, Parquet, public data sets."),
     "capture": Entry("pipeline.cli.capture", "Write a topic's frames to a capture file."),

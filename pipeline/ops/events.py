@@ -110,6 +110,9 @@ EVENTS: dict[str, Event] = {
     "calibration_suspect": Event(
         _WARNING, "a baseline not to be trusted: its alerts are provisional; `kizashi calibrate` starts it over",
         quiet_s=_QUIET_S),
+    "started_over": Event(
+        _INFO, "a machine event was obeyed: what was learnt of the asset is void, its alert is cleared",
+        "kizashi_machine_events_total", quiet_s=_QUIET_S),
     "alerts": Event(
         # The newest of each kind once a second: during a flood the log stays readable, the topic has them all.
         _INFO, "alerts published; the line shows the newest", "kizashi_alerts_total", ("state", "severity"),

@@ -14,18 +14,19 @@ import msgspec
 
 from pipeline.errors import InputError
 from schemas import DeadLetter
-from schemas.codec import DECODE_ERRORS, decode_frame, encode
+from schemas.codec import DECODE_ERRORS, decode_frame, encode, is_event
 
 #: Frames of an asset must go out in order, so all are held until all are read. 512 MiB are 1.4 million frames of W1's
 #: shape; more would hurt the machine that a person happens to run this on.
 MAX_HELD_BYTES = 512 << 20
 
-Fate = Literal["replayed", "row", "other_topic", "unreadable", "unrecoverable", "repeated", "filtered"]
+Fate = Literal["replayed", "row", "other_topic", "event", "unreadable", "unrecoverable", "repeated", "filtered"]
 
 FATES: dict[Fate, str] = {
     "replayed": "sent as historical frames",
     "row": "rows, whose frames were judged already",
     "other_topic": "from another topic than this configuration's telemetry topic",
+    "event": "machine events, whose place in the log is gone; `kizashi calibrate` says it anew",
     "unreadable": "no telemetry frame of a version that this release reads",
     "unrecoverable": "the original is larger than 64 KiB and the source topic no longer has it",
     "repeated": "the same frame again",
@@ -84,7 +85,7 @@ class Revival:
         try:
             frame = decode_frame(original)
         except DECODE_ERRORS:
-            return "unreadable"
+            return "event" if is_event(original) else "unreadable"
         if self.wanted.assets and frame.asset not in self.wanted.assets:
             return "filtered"
         key = (frame.asset, frame.birth_id, frame.seq)

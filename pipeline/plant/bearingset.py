@@ -1,12 +1,9 @@
-"""From recordings and the simulator to the bearing model: `python -m pipeline.plant.bearingset --data DIR --out FILE`.
+"""From recordings and the simulator to the bearing model; `kizashi train bearing-order` writes a bundle with it.
 
 Cross-validation leaves one fault diameter out: its three bearings, at every load, are unseen. What is written by
 `make` is trained on everything, with choices made by the same folds.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +13,11 @@ import numpy as np
 
 from engines.base import Array
 from engines.orders import KNOWN, Orders, unusable
-from engines.recipes import bearing_front, bearing_head, bearing_train
+from engines.recipes import bearing_front, bearing_train
 from engines.recipes.bearing_front import WINDOW, Session
 from engines.recipes.bearing_head import CLASSES, Head
 from engines.recipes.bearing_train import Extract, Material, Options
-from engines.recipes.bearing_windows import SPAN, Windows, folds, named, near_integers
+from engines.recipes.bearing_windows import SPAN, LeakError, Windows, folds, named, near_integers
 from pipeline.errors import InputError
 from pipeline.plant import bearingsim, cwru
 from pipeline.plant.cwru import Recording
@@ -28,6 +25,7 @@ from pipeline.plant.cwru import Recording
 # Short against the window where there is one bearing only: its windows are few.
 _HOP, _HOP_HEALTHY = 3000, 250
 SIMULATED = 3000
+
 
 def extractor() -> Extract:
     """Return the front end: (samples, lines_hz) -> features."""
@@ -133,29 +131,30 @@ def make(rows: Windows, what: Material, recordings: Sequence[Recording], seed: i
     return replace(head, limit=limit), options
 
 
-def build(data: Path, seed: int = 0) -> tuple[bytes, dict[str, Any]]:
-    """Return the model trained on the recordings of `data`, and what its card must say: hashes, choices, seed."""
-    recordings = cwru.read(data)
-    rows = windows(recordings, KNOWN["6205-2RS"])
-    head, options = make(rows, bearing_train.material(rows, simulated(seed), extractor(), seed), recordings, seed)
-    facts = {"seed": seed, "options": asdict(options), "limit": head.limit, "hashes": cwru.hashes(recordings)}
-    return bearing_head.model(head), facts
+def build(data: Path, seed: int = 0, simulations: int = SIMULATED) -> tuple[Head, dict[str, Any]]:
+    """Return the head trained on the recordings of `data`, and what its card must say: hashes, choices, seed.
+
+    Raises InputError where a recording, under whatever name, would be on both sides of the split that choices are made
+    by.
+    """
+    recordings = [r for r in cwru.read(data) if r.label is not None]
+    refuse_twins(recordings)
+    rows = windows(recordings, KNOWN[cwru.BEARING])
+    try:
+        head, options = make(rows, bearing_train.material(rows, simulated(seed, simulations), extractor(), seed),
+                             recordings, seed)  # fmt: skip
+    except LeakError as error:
+        raise InputError(f"{data}: the split leaks: {error}") from error
+    return head, {"seed": seed, "options": asdict(options), "limit": head.limit, "hashes": cwru.hashes(recordings)}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the model, and beside it NAME.json with what it was made of."""
-    parser = argparse.ArgumentParser(prog="bearingset", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    model, facts = build(given.data, given.seed)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_bytes(model)
-    given.out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    sys.stdout.write(f"{given.out}: {len(model)} bytes\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def refuse_twins(recordings: Sequence[Recording]) -> None:
+    """Refuse a recording that is there twice: as two bearings it would be fitted to and held out."""
+    if not any(r.label == "normal" for r in recordings) or len({r.diameter for r in recordings if r.diameter}) < 2:
+        raise InputError("needs recordings of a healthy bearing and of defects of two sizes, with their index.csv")
+    seen: dict[str, Recording] = {}
+    for r in recordings:
+        twin = seen.setdefault(r.content, r)
+        if twin is not r and (twin.bearing != r.bearing or r.label == "normal"):
+            raise InputError(f"the split leaks: recording {r.name} is {twin.name} under another name, and would be on "
+                             "both sides of it; remove one of them")

@@ -1,8 +1,8 @@
 """NAB (Numenta Anomaly Benchmark): series of one value, here of real machines, at 5 min or an hour.
 
-A folder holds FOLDER/NAME.csv or .csv.gz with timestamp and value, and labels.json, which is read by `windows` alone,
-after the last prediction. Times have no zone and count as UTC; where a clock went back, the samples go on in the order
-of the file. Source: Ahmad et al. 2017, doi 10.1016/j.neucom.2017.04.070.
+A folder holds NAME.csv or FOLDER/NAME.csv, or .csv.gz of them, with timestamp and value, and labels.json, which is read
+by `windows` alone, after the last prediction. Times have no zone and count as UTC; where a clock went back, the samples
+go on in the order of the file. Source: Ahmad et al. 2017, doi 10.1016/j.neucom.2017.04.070.
 """
 
 import csv
@@ -36,10 +36,10 @@ class Series:
 
 
 def files(data: Path) -> tuple[Path, ...]:
-    """List the series under `data` by folder and name. Raises InputError if there are none."""
-    found = sorted(p for p in data.glob("*/*") if p.name.endswith(_SUFFIXES))
+    """List the series in `data` and in its folders, by name. Raises InputError if there are none."""
+    found = sorted(p for pattern in ("*", "*/*") for p in data.glob(pattern) if p.name.endswith(_SUFFIXES))
     if not found:
-        raise InputError(f"{data}: holds no FOLDER/NAME.csv or .csv.gz")
+        raise InputError(f"{data}: holds no NAME.csv, FOLDER/NAME.csv or .csv.gz of them")
     return tuple(found)
 
 

@@ -1,8 +1,9 @@
 """Replay: files through the same flow as the live worker's, with no broker and no threads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from types import TracebackType
 from typing import Self
 
@@ -24,10 +25,15 @@ _NOW = 0.0
 class Replay:
     """Feed a source item by item; each call returns what it led to, settled. Deterministic."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Open bundles and engines as the worker would. Raises ModelError."""
+    def __init__(self, settings: Settings, models: Mapping[str, bytes] | None = None) -> None:
+        """Open bundles and engines as the worker would; models: weights in place of a bundle's, by its name.
+
+        Raises ModelError.
+        """
         self._opened = ExitStack()
         bundles = bundles_of(settings)
+        for name, model in (models or {}).items():
+            bundles[name] = replace(bundles[name], model=model, sha256=sha256(model).hexdigest())
         self._engines = open_engines(settings, bundles)
         for engine in self._engines.values():
             self._opened.callback(engine.close)
@@ -78,4 +84,6 @@ class Replay:
         for batch in [*step.batches, *self.flow.flush()]:
             engine = self._engines[self.flow.bundle_of(batch).spec.name]
             effects.extend(self.flow.settle(batch, infer.run(engine, batch.inputs)))
+        if step.more is not None:
+            effects.extend(self._settle(step.more()))
         return effects

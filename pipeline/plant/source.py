@@ -12,7 +12,7 @@ from pipeline.errors import InputError, Rejected
 from pipeline.plant.capture import Record, read_capture
 from pipeline.plant.csvhistory import CsvHistory, Progress, is_table
 from pipeline.plant.csvmap import CsvMap
-from schemas import AssetBirth, TelemetryFrame
+from schemas import AssetBirth, MachineEvent, TelemetryFrame
 from schemas.codec import encode
 from schemas.topics import ASSET, TELEMETRY
 
@@ -44,9 +44,10 @@ def csv_records(
 
 
 def message_records(
-    messages: Iterable[AssetBirth | TelemetryFrame], telemetry: str = TELEMETRY.name, asset: str = ASSET.name
+    messages: Iterable[AssetBirth | TelemetryFrame | MachineEvent], telemetry: str = TELEMETRY.name,
+    asset: str = ASSET.name,
 ) -> Iterator[Record]:
-    """Yield births and frames as records of partition 0, each stamped with the time of its last sample (up to ms).
+    """Yield births, frames and events as records of partition 0, each stamped with the time of its last sample.
 
     So time passes as it did at the plant: an asset whose frames end falls silent while those of others go on.
     """
@@ -55,6 +56,8 @@ def message_records(
         if isinstance(message, AssetBirth):
             births[message.asset] = message
             topic, key, end_ns = asset, message.key, message.start_ns
+        elif isinstance(message, MachineEvent):
+            topic, key, end_ns = telemetry, message.asset.encode(), message.t_ns
         else:
             topic, key, end_ns = telemetry, message.asset.encode(), end_of_frame_ns(births[message.asset], message)
         yield Record(topic, 0, offsets[topic], -(-end_ns // 10**6), key, encode(message))

@@ -26,6 +26,10 @@ from tests.kafka import KafkaBroker, why_not
 WAYS: tuple[Way, ...] = ("anywhere", "checkpoint", "twice", "zombie", "anywhere", "checkpoint")
 
 
+#: Rounds: not a multiple of an episode, so that events come everywhere in one; seconds apart at the usual rate.
+EVENTS_EVERY = 290
+
+
 def main() -> int:
     parse = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").split("\n")[0])
     parse.add_argument("--kills", type=int, default=20)
@@ -49,7 +53,7 @@ def main() -> int:
 
 def blow(bed: Bed, asked: argparse.Namespace) -> int:
     """Run a storm and print its summary."""
-    plant = Plant(bed, seed=asked.seed, rate=asked.rate, assets=asked.assets)
+    plant = Plant(bed, seed=asked.seed, rate=asked.rate, assets=asked.assets, events_every=EVENTS_EVERY)
     verdict, done = storm(bed, plant, asked.storm, random.Random(asked.seed))
     print(f"seed {asked.seed}: {verdict.frames} frames, {dict(done)}, {len(bed.workers)} workers; "
           f"{verdict.expected} alerts expected, {verdict.lost} lost, {verdict.invented} invented, "
@@ -62,7 +66,8 @@ def blow(bed: Bed, asked: argparse.Namespace) -> int:
 def drill(bed: Bed, asked: argparse.Namespace) -> int:
     """Run the kills, print one line each and the summary."""
     began = time.monotonic()
-    run = Drill(bed, Plant(bed, seed=asked.seed, rate=asked.rate, assets=asked.assets), random.Random(asked.seed))
+    plant = Plant(bed, seed=asked.seed, rate=asked.rate, assets=asked.assets, events_every=EVENTS_EVERY)
+    run = Drill(bed, plant, random.Random(asked.seed))
     run.start()
     for number in range(asked.kills):
         kill = run.hurt(WAYS[number % len(WAYS)])

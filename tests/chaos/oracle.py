@@ -97,6 +97,9 @@ def _settle(truth: Truth, engines: dict[str, Any], step: Step) -> None:
     for batch in step.batches:
         engine = engines[truth.flow.bundle_of(batch).spec.name]
         truth.take(truth.flow.settle(batch, run(engine, batch.inputs)))
+    if step.more is not None:
+        _settle(truth, engines, Step(batches=truth.flow.flush()))
+        _settle(truth, engines, step.more())
 
 
 @dataclass

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Producer
 
-from schemas import AssetBirth, TelemetryFrame
+from schemas import AssetBirth, MachineEvent, TelemetryFrame
 from schemas.codec import encode
 from tests.chaos.bed import Bed
 
 CHANNELS, SAMPLES = 4, 8
 #: Frames of calibration (400 samples), then a fault in the last third of every episode.
 HEALTHY, EPISODE, FAULT = 60, 120, 40
+#: The first assets have machine events, where a plant has any: in their faults, out of them, while they learn.
+EVENTFUL = 4
 
 
 def make_birth(asset: str, asset_class: str = "pump", start_ns: int = 1_700_000_000_000_000_000) -> AssetBirth:
@@ -46,6 +48,7 @@ class Plant:
     seed: int = 0
     assets: int = 12
     rate: float = 1000.0
+    events_every: int = 0  # rounds between two machine events of an asset that has any, 0: none
     births: list[AssetBirth] = field(default_factory=list)
     seq: int = 0
     acked: int = 0
@@ -79,8 +82,12 @@ class Plant:
         self.producer.poll(0)
 
     def round(self, skip: Iterable[int] = ()) -> None:
-        """Send the next frame of every asset."""
+        """Send the next frame of every asset, and before some of them a machine event."""
         for number, birth in enumerate(self.births):
+            if number < EVENTFUL and self.events_every and self.seq % self.events_every == (number + 1) * HEALTHY:
+                kind = "part_replaced" if number % 2 else "recalibrate"
+                self.send("kizashi.telemetry.v1", birth.asset.encode(),
+                          encode(MachineEvent(birth.asset, kind, self.seq, "chaos")))
             if number not in set(skip):
                 self.send("kizashi.telemetry.v1", birth.asset.encode(),
                           encode(make_frame(self.seed, birth, number, self.seq)))

@@ -78,6 +78,9 @@ class Worker:
     def _take(self, step: Step) -> None:
         self.outbox.append(step.effects)
         self.batches += step.batches
+        if step.more is not None:
+            self.drain()
+            self._take(step.more())
 
     def settle(self, upto: int = 1 << 30) -> None:
         while self.batches and upto:

@@ -10,7 +10,8 @@ from pipeline.births import BirthBook
 from pipeline.columns import Poll
 from pipeline.flow import Flow, FlowSettings
 from pipeline.seating import Route, Seating
-from schemas import AssetBirth
+from schemas import AssetBirth, MachineEvent
+from schemas.codec import encode
 from tests.rig import Drift, WindowMean, birth, frame, mewma_bundle, window_bundle
 
 WINDOW = window_bundle(6, 2, on=(2, 3), off=2, deadband=0.1)
@@ -55,7 +56,7 @@ def make_world(seed: int, length: int = 110) -> World:
     """Make a world from a seed.
 
     It has assets of both kinds, reboots in place and into another pool, a birth that comes late or never, a tombstone,
-    gaps, duplicates, reordered, late and refused records, silences.
+    gaps, duplicates, reordered, late and refused records, silences, machine events.
     """
     rng = random.Random(seed)
     assets = _assets(rng)
@@ -65,7 +66,8 @@ def make_world(seed: int, length: int = 110) -> World:
         at, odd = len(world), rng.random()
         ts += rng.choice((1_000, 1_000, 1_000, 20_000, 90_000) if rng.random() < 0.3 else (1_000,))
         living = [a for a in assets if a.begins <= at < a.ends] or assets
-        world.values.append(b"\xc1 no frame" if odd < 0.03 else None if odd < 0.04 else rng.choice(living).next(at))
+        world.values.append(b"\xc1 no frame" if odd < 0.03 else None if odd < 0.04 else
+                            event(rng, assets, ts) if odd < 0.08 else rng.choice(living).next(at))
         world.stamps.append(ts)
     for asset in assets:
         world.births += [Birth(asset.birth_at, b) for b in asset.births]
@@ -74,6 +76,12 @@ def make_world(seed: int, length: int = 110) -> World:
             world.retired.add(asset.name)
     world.births.sort(key=lambda b: b.at)
     return world
+
+
+def event(rng: random.Random, assets: "list[_Asset]", ts_ms: int) -> bytes:
+    """Encode a machine event of one of the assets, whether it has begun or not, or of nobody."""
+    name = rng.choice([*(asset.name for asset in assets), "nobody"])
+    return encode(MachineEvent(name, rng.choice(("part_replaced", "recalibrate")), ts_ms * 1_000_000, "ops"))
 
 
 def _assets(rng: random.Random) -> "list[_Asset]":

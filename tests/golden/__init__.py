@@ -21,6 +21,7 @@ from schemas import (
     DeadLetter,
     Life,
     Line,
+    MachineEvent,
     RowAnswers,
     TelemetryFrame,
     Window,
@@ -47,6 +48,9 @@ MESSAGES: dict[str, Struct] = {
         25_600.0, 256, "pump", "kyoto", "A",
         (Component("bearing_de", "rolling_bearing", {"bpfo": 3.585, "bpfi": 5.415}), Component("impeller", "impeller")),
     ),
+    "event-minimal.v1.bin": MachineEvent("line-1/pump-07", "recalibrate", _T0),
+    "event-full.v1.bin": MachineEvent(
+        "line-1/pump-07", "part_replaced", 2**63 - 1, "M. Sato", "軸受 6205-2RS, drive end"),
     "frame-rpm.v1.bin": TelemetryFrame("line-1/pump-07", _BIRTH_ID, 5, _T0, b"\x00\x01", rpm=1797.5),
     "birth-bearing.v1.bin": AssetBirth(
         "line-1/motor-01", "10a2781e063ac29b", _T0, (Channel("acc_de", "acceleration", "m/s2"),), 25_600.0, 2560,

@@ -23,6 +23,7 @@ from schemas import (
     Component,
     Contribution,
     DeadLetter,
+    MachineEvent,
     TelemetryFrame,
     Window,
 )
@@ -33,16 +34,18 @@ from schemas.codec import (
     decode_birth,
     decode_calibration,
     decode_deadletter,
+    decode_event,
     decode_frame,
     encode,
     encode_alert,
     fault,
+    is_event,
 )
 from tests.golden import FOLDER, MESSAGES
 
 DECODERS = {
     TelemetryFrame: decode_frame, AssetBirth: decode_birth, Alert: decode_alert, Assessment: decode_assessment,
-    Calibration: decode_calibration, DeadLetter: decode_deadletter,
+    Calibration: decode_calibration, DeadLetter: decode_deadletter, MachineEvent: decode_event,
 }
 MSGPACK = [kind for kind in DECODERS if kind is not Alert]
 
@@ -77,6 +80,8 @@ STRATEGIES: dict[type, Any] = {
     TelemetryFrame: st.builds(
         TelemetryFrame, name, birth_id, int63, int63, st.binary(max_size=200), st.booleans(),
         st.sampled_from(["good", "uncertain", "bad"]), optional(st.floats(0, 1e6))),
+    MachineEvent: st.builds(
+        MachineEvent, name, st.sampled_from(["part_replaced", "recalibrate"]), int63, text, text),
     AssetBirth: st.builds(
         AssetBirth, name, birth_id, int63,
         st.lists(channels(), min_size=1, max_size=4, unique_by=lambda channel: channel.name).map(tuple),
@@ -120,6 +125,14 @@ def test_every_message_survives_the_wire_unchanged(message):
     wire = wire_of(decode(wire_of(message)))  # the encoder leaves out defaults by identity: once through the decoder
     assert decode(wire) == message
     assert wire_of(decode(wire)) == wire
+
+
+@given(STRATEGIES[MachineEvent], STRATEGIES[TelemetryFrame])
+def test_a_machine_event_and_a_frame_are_never_taken_for_each_other(event, frame):
+    assert is_event(encode(event)) and not is_event(encode(frame))
+    for decode, message in ((decode_frame, event), (decode_event, frame)):
+        with pytest.raises(DECODE_ERRORS):
+            decode(encode(message))
 
 
 @given(STRATEGIES[AssetBirth])

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.state import Partition
-from schemas.codec import encode_alert
+from schemas import MachineEvent
+from schemas.codec import encode, encode_alert
 from tests.rig import Rig, birth, frame, mewma_bundle, window_bundle
 
 ASSETS = [birth(f"p{i}") for i in range(4)]
@@ -77,6 +78,36 @@ def test_flow_gives_the_same_alert_bytes_however_the_stream_is_cut(
     assert {k: v for k, v in said(whole).items() if k[1] == "level"} == closed
     assert {k: v for k, v in said(cut).items() if k[1] == "level"} == closed
     assert said(whole).keys() | said(cut).keys() <= said(single).keys()
+
+
+@given(drawn=polls(), seed=st.integers(0, 1000), late=st.integers(0, 60))
+@settings(max_examples=150, deadline=None)
+def test_machine_events_start_the_same_over_however_the_stream_is_cut_and_whenever_the_birth_comes(
+        drawn: tuple[list[tuple[int, int, float, int]], list[int]], seed: int, late: int) -> None:
+    stream, edges = drawn
+    rng, records = np.random.default_rng(seed), list[bytes]()
+    for k, (a, q, v, _) in enumerate(stream):
+        records.append(encode(MachineEvent(ASSETS[rng.integers(4)].asset, "recalibrate", k)) if rng.random() < 0.15
+                       else frame(ASSETS[a], q, v))
+    for bundle in (window_bundle(4, 2, threshold=1.5, on=(2, 3), off=2, deadband=0.1), mewma_bundle(rows=64, hop=2)):
+        found = []
+        for size, cuts, known in ((256, [0, len(stream)], 4), (1, range(len(stream) + 1), 4), (3, edges, 4),
+                                  (3, sorted({*edges, min(late, len(stream))}), 3)):
+            rig = Rig.make(bundle, ASSETS[:known], max_size=size, silent_ms=10**9)
+            for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+                if a == min(late, len(stream)) and known == 3:
+                    rig.drain()
+                    rig.settle(rig.flow.announce(ASSETS[3], 0.0))
+                rig.poll(records[a:b])
+            if known == 3:
+                rig.drain()
+                rig.settle(rig.flow.announce(ASSETS[3], 0.0))
+            rig.drain()
+            said = {a.asset: [encode_alert(x) for x in rig.alerts if x.asset == a.asset] for a in ASSETS}
+            rows = {a.asset: [r for r in rig.rows if r[0] == a.asset] for a in ASSETS}
+            letters = sorted((d.reason, d.offset) for d in rig.effects.dead_letters)
+            found.append((said, rows, letters, rig.totals()))
+        assert all(other == found[0] for other in found[1:])
 
 
 @given(seed=st.integers(0, 1000), edges=st.sets(st.integers(1, 119), max_size=6), hop=st.sampled_from([0, 4]))

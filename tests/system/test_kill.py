@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from schemas.codec import decode_alert
+from schemas.topics import ALERT
 from tests.chaos.kills import Drill
 from tests.chaos.oracle import judge
 from tests.chaos.producer import Plant
@@ -15,7 +17,7 @@ from tests.system.conftest import MakeBed
 def test_nothing_is_lost_invented_or_changed_when_workers_are_killed_and_left_behind(
         kafka: KafkaBroker, beds: MakeBed) -> None:
     bed = beds(kafka)
-    drill = Drill(bed, Plant(bed, seed=7, rate=800), random.Random(7))
+    drill = Drill(bed, Plant(bed, seed=7, rate=800, events_every=290), random.Random(7))
     drill.start()
     for way in ("twice", "checkpoint", "zombie"):
         drill.hurt(way)
@@ -23,6 +25,8 @@ def test_nothing_is_lost_invented_or_changed_when_workers_are_killed_and_left_be
     verdict = judge(bed)
     assert not verdict.faults, verdict.faults[:10]
     assert verdict.expected > 100 and verdict.frames == drill.plant.acked
+    whys = [decode_alert(m.value()).why for m in bed.read(ALERT)]
+    assert any("a part was replaced by chaos" in why for why in whys), "no event cleared an alert"
     assert drill.kills[1].half, "no checkpoint was caught half-written"
     for kill in drill.kills:
         assert kill.repeated <= drill.bound, kill

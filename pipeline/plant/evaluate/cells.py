@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.base import Array
-from engines.recipes.fade_model import END, REST
+from engines.recipes.fade_model import END, REST, WINDOW, log_level
 from pipeline.plant.battery import RATED_AH
 
 END_AH = END * RATED_AH
@@ -31,11 +31,12 @@ def faded(cycle: Array, capacity_ah: Array, start: int, life: float) -> Array | 
     A life and a level make the whole curve, because what is above the resting level shrinks evenly. None where the
     cell is at its end.
     """
-    level = float(np.median(capacity_ah[max(start - 3, 0) : start])) / RATED_AH
-    if not life > 0 or level <= END:
+    if not life > 0:
         return None
-    part = np.log((level - REST) / (END - REST)) / life
-    return np.asarray(RATED_AH * (REST + (level - REST) * np.exp(-part * (cycle[start:] - cycle[start - 1]))))
+    row = np.stack([cycle, capacity_ah / RATED_AH], axis=1)[None, start - WINDOW : start]
+    level = float(log_level(row)[0])
+    part = (level - np.log(END - REST)) / life
+    return np.asarray(RATED_AH * (REST + np.exp(level - part * (cycle[start:] - cycle[start - 1]))))
 
 
 def linear(cycle: Array, capacity_ah: Array, start: int, whole: bool = True) -> tuple[Array, float]:

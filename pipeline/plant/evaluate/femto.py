@@ -32,8 +32,8 @@ AGE = 360
 _PER_MIN = 60.0 / femto.EVERY_S
 # One snapshot says little: growth is that of the median of five.
 _MEDIAN = 5
-_COLUMNS = ("bearing", "snapshots", "RMS 1.5x at", "alarm stands since", "lead [min]", "alarms", "before 1.5x",
-            "at one hour [min]", "at latest age [min]")  # fmt: skip
+_COLUMNS = ("bearing", "snapshots", "1.5x at", "single", "alarm since", "lead [min]", "alarms", "before 1.5x", "single",
+            "at 1 h [min]", "at latest age [min]")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,9 @@ class Life:
     def snapshots(self) -> int:
         return len(self.rms)
 
-    @property
-    def grown(self) -> int:
-        """Return the first snapshot at 1.5 times the baseline, the number of snapshots if there is none."""
-        smooth = np.array([np.median(self.rms[max(i + 1 - _MEDIAN, 0) : i + 1]) for i in range(self.snapshots)])
+    def grown(self, of: int = _MEDIAN) -> int:
+        """Return the first snapshot at 1.5 times the baseline by the median of `of`; how many there are if none is."""
+        smooth = np.array([np.median(self.rms[max(i + 1 - of, 0) : i + 1]) for i in range(self.snapshots)])
         over = np.flatnonzero(smooth[BASE:] > GROWN * np.median(self.rms[:BASE]))
         return BASE + int(over[0]) if len(over) else self.snapshots
 
@@ -63,9 +62,9 @@ class Life:
     def lead_min(self) -> float | None:
         return None if self.since is None else (self.snapshots - 1 - self.since) / _PER_MIN
 
-    def early(self) -> int:
+    def early(self, of: int = _MEDIAN) -> int:
         """Count the alarms that were raised before the vibration had grown."""
-        return sum(1 for i in self.told.raises() if i < self.grown)
+        return sum(1 for i in self.told.raises() if i < self.grown(of))
 
 
 def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> Report:
@@ -114,13 +113,14 @@ def latest_age(lives: Sequence[Life]) -> int:
 def _table(lives: Sequence[Life]) -> Table:
     age = latest_age(lives)
     table = Table("Lead time", _COLUMNS, digits=1, note=(
-        f"Snapshots are {femto.EVERY_S:g} s apart. Before 1.5x: alarms raised before the RMS (median of {_MEDIAN}) "
-        f"first exceeds 1.5 times the median of the first {BASE}. Fixed age: alarms at snapshot {AGE}, one hour, and "
-        f"at {age}, the latest that warns the shortest life {EARLY_MIN:g} min before its end; it knows the ends."))
+        f"Snapshots are {femto.EVERY_S:g} s apart. Before 1.5x: alarms raised before the RMS (median of {_MEDIAN}, or "
+        f"a single snapshot) first exceeds 1.5 times the median of the first {BASE}. Leads of alarms at a fixed age: "
+        f"one hour, and snapshot {age}, the latest that warns the shortest life {EARLY_MIN:g} min before its end; it "
+        "knows the ends."))
     for life in lives:
-        grown = life.grown if life.grown < life.snapshots else None
-        table.add(life.name, life.snapshots, grown, life.since, life.lead_min(), len(life.told.raises()), life.early(),
-                  _lead_of(life, AGE), _lead_of(life, age))
+        grown = [at if at < life.snapshots else None for at in (life.grown(), life.grown(1))]
+        table.add(life.name, life.snapshots, *grown, life.since, life.lead_min(), len(life.told.raises()), life.early(),
+                  life.early(1), _lead_of(life, AGE), _lead_of(life, age))
     return table
 
 
@@ -130,12 +130,12 @@ def _lead_of(life: Life, age: int) -> float | None:
 
 
 def _summary(lives: Sequence[Life]) -> list[str]:
-    early = [life.early() for life in lives]
+    early, single = [life.early() for life in lives], [life.early(1) for life in lives]
     lines = [f"Warned {EARLY_MIN:g} min or more before the end: {_count(life.lead_min() for life in lives)} of "
              f"{len(lives)}; alarms before the RMS is 1.5 times its baseline: {sum(early)}, at most "
-             f"{max(early, default=0)} of a bearing."]  # fmt: skip
+             f"{max(early, default=0)} of a bearing; before a single snapshot is: {sum(single)}."]  # fmt: skip
     for name, age in (("one hour", AGE), ("the latest age that warns all", latest_age(lives))):
-        soon = sum(1 for life in lives if age < life.grown)
+        soon = sum(1 for life in lives if age < life.grown())
         lines.append(f"An alarm at {name}: {_count(_lead_of(life, age) for life in lives)} of {len(lives)}; before the "
                      f"RMS is 1.5 times its baseline: {soon}.")
     return lines

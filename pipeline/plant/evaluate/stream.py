@@ -1,6 +1,6 @@
 """Births and frames through the production flow: what every evaluation has its predictions from."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from engines.bundle import Bundle
 from pipeline.assembly import bundles_of
@@ -43,14 +43,15 @@ def bundle_of(settings: Settings, asset_class: str, bundle: str) -> Bundle:
 
 def assessed(
     settings: Settings, messages: Iterable[Message], poll_records: int = 1024,
-    refused: Callable[[str], None] = lambda line: None,
+    refused: Callable[[str], None] = lambda line: None, models: Mapping[str, bytes] | None = None,
 ) -> Iterator[Assessment]:  # fmt: skip
     """Yield the assessments that births and frames lead to, in order: admit, settle, judge as the worker does.
 
     messages: each birth before its asset's frames, frames in the order of time over all assets. poll_records: how many
-    frames are read at once; no score depends on it. refused: told of every dead letter. Raises ModelError.
+    frames are read at once; no score depends on it. refused: told of every dead letter. models: weights in place of a
+    bundle's, by its name. Raises ModelError.
     """
-    with Replay(settings) as run:
+    with Replay(settings, models) as run:
         for effects in run.run(items(message_records(messages), poll_records=poll_records)):
             for letter in effects.dead_letters:
                 refused(f"{letter.reason}: {letter.detail}")

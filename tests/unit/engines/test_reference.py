@@ -64,7 +64,7 @@ def test_slice_from_any_start_to_any_end_either_way(cuts, data):
     agree("Slice", [normal(5, 7, 9), starts, ends, np.array(axes, "i8"), steps])
 
 
-@pytest.mark.parametrize("operator", ["Abs", "Exp", "Identity", "Neg", "Relu", "Sigmoid", "Tanh"])
+@pytest.mark.parametrize("operator", ["Abs", "Exp", "Floor", "Identity", "Neg", "Relu", "Sigmoid", "Softplus", "Tanh"])
 def test_operators_of_one_operand(operator):
     agree(operator, [np.concatenate([normal(100) * 5, np.array([0, -0.0, 80, -80], "f4")])])
 
@@ -84,6 +84,40 @@ def test_comparisons_are_false_for_what_is_no_number(operator):
     left, right = np.array([1, 2, 3, np.nan, 1], "f4"), np.array([1, 3, 2, 1, np.nan], "f4")
     ours, oracle = both(operator, [left, right], out="b1")
     assert ours.tolist() == oracle.tolist() and not ours[3:].any()
+
+
+def test_and_of_two_masks():
+    agree("And", [np.array([True, True, False, False]), np.array([True, False, True, False])])
+
+
+@pytest.mark.parametrize("inside", [0, 1])
+@pytest.mark.parametrize(("kernel", "stride", "pads"), [(1, 1, [0, 0]), (5, 1, [2, 2]), (4, 3, [0, 3]), (9, 2, [8, 0])])
+def test_average_pool_of_any_stride_and_padding(kernel, stride, pads, inside):
+    agree("AveragePool", [normal(2, 3, 20)], kernel_shape=[kernel], strides=[stride], pads=pads,
+          count_include_pad=inside)  # fmt: skip
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("largest", [0, 1])
+def test_the_values_of_top_k(axis, largest):
+    names, x = ["x", "k"], {"x": normal(2, 6, 5), "k": np.array([3], "i8")}
+    graph = helper.make_graph(
+        [helper.make_node("TopK", names, ["y", "at"], axis=axis, largest=largest)], "one",
+        [helper.make_tensor_value_info(n, KINDS[v.dtype.str[1:]], v.shape) for n, v in x.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    np.testing.assert_array_equal(run(model, x)["y"], by_reference(model, x)["y"])
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_elements_are_gathered_along_an_axis(axis):
+    agree("GatherElements", [normal(3, 4, 5), np.random.default_rng(0).integers(0, 3, (3, 4, 5))], axis=axis)
+
+
+@pytest.mark.parametrize("shape", [[3, 4, 5], [1, 4, 1], [2, 3, 4, 5]])
+def test_expand_broadcasts_both_ways(shape):
+    agree("Expand", [normal(3, 1, 5), np.array(shape, "i8")])
 
 
 def test_what_is_no_number_is_found_and_either_of_two_is_enough():

@@ -84,13 +84,13 @@ def test_a_forecast_that_is_right_has_no_error_and_linear_fade_has_one():
     q = 2 * (0.5 + 0.45 * (1 - 0.008) ** cycle)
     end = end_of(cycle, q)
     assert end == 101
-    life = np.log((q[78] / 2 - 0.5) / 0.2) / -np.log(1 - 0.008)  # from the median of the last three, cycle 79
+    life = np.log((q[79] / 2 - 0.5) / 0.2) / -np.log(1 - 0.008)
     curve = faded(cycle, q, 80, float(life))
     found = error(cycle, q, 80, curve, float(life))
     assert found.capacity_ah < 0.01 and abs(found.end) < 2
     straight, left = linear(cycle, q, 80)
     assert error(cycle, q, 80, straight, left).capacity_ah > 0.1
-    assert faded(cycle, q, 150, 5.0) is None  # at its end
+    assert faded(cycle, q, 150, 0.0) is None  # at its end
 
 
 def test_evaluate_writes_the_same_bytes_again_and_needs_no_label(tmp_path, capsys):

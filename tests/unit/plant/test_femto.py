@@ -116,7 +116,7 @@ def test_growth_lead_and_early_alarms_are_counted_as_the_note_says():
     rms[300:] = 1.6
     watched.alarm[200:210], watched.alarm[310:] = 1, 1
     life = Life("b", rms, watched)
-    assert (life.grown, life.since, life.early()) == (302, 310, 1)
+    assert (life.grown(), life.grown(1), life.since, life.early()) == (302, 300, 310, 1)
     assert life.lead_min() == pytest.approx(89 / 6)
     assert latest_age([life]) == 339
     watched.alarm[-1] = 0

@@ -10,6 +10,7 @@ from schemas.codec import (
     decode_birth,
     decode_calibration,
     decode_deadletter,
+    decode_event,
     decode_frame,
     encode,
     encode_alert,
@@ -18,8 +19,8 @@ from schemas.jsonschema import MESSAGES as TOPIC_MESSAGES
 from tests.golden import FOLDER, MESSAGES
 
 DECODERS = {
-    "frame": decode_frame, "birth": decode_birth, "alert": decode_alert, "assessment": decode_assessment,
-    "calibration": decode_calibration, "deadletter": decode_deadletter,
+    "frame": decode_frame, "event": decode_event, "birth": decode_birth, "alert": decode_alert,
+    "assessment": decode_assessment, "calibration": decode_calibration, "deadletter": decode_deadletter,
 }
 
 

@@ -4,7 +4,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from schemas.jsonschema import FOLDER, MESSAGES, files, schema
+from schemas.jsonschema import EVENT, FOLDER, MESSAGES, files, schema
 from schemas.topics import ALL
 from tests.golden import MESSAGES as GOLDEN
 
@@ -52,4 +52,5 @@ def test_schema_refuses_another_version_and_a_missing_field(topic):
 
 def test_every_message_topic_has_a_schema():
     described = set(MESSAGES) | {"kizashi.alert.state.v1"}  # the same alerts as kizashi.alert.v1
+    assert described - {topic.name for topic in ALL} == {EVENT}
     assert {topic.name for topic in ALL} - described == {"kizashi.state.v1"}  # private: blocks and manifests
