@@ -2,6 +2,10 @@
 
 import csv
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +159,27 @@ def test_cross_validation_prints_engines_left_out_beside_the_test(settings, tmp_
     (data / "train_FD001.txt").unlink()
     with pytest.raises(InputError, match="nothing to cross-validate on"):
         evaluate(data, tmp_path / "out", settings, Options("cv", seeds=2))
+
+
+NASA = Path(os.environ.get("KIZASHI_CMAPSS", Path(__file__).resolve().parents[5] / "shared" / "data" / "cmapss"))
+JUDGE = NASA.parents[1] / "eval" / "eval_cmapss.py"
+
+
+@pytest.mark.skipif(not JUDGE.exists(), reason=f"the data set's own judge is not at {JUDGE}")
+def test_the_shipped_bundle_meets_its_bar_at_any_cut_and_the_judge_agrees(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in NASA.glob("*FD001.txt*"):
+        (data / path.name).symlink_to(path)
+    report = evaluate(data, tmp_path / "out", Settings(), Options())
+    found = {}
+    for seed in (None, 1, 7, 123):
+        cut = ["--seed-cut", str(seed)] if seed is not None else []
+        command = [sys.executable, str(JUDGE), "--data", str(data), "--subset", "FD001", *cut,
+                   "--pred", str(tmp_path / "out" / "pred_FD001.csv")]
+        found[seed] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    rmse = {seed: said["capped"]["rmse"] for seed, said in found.items()}
+    assert rmse[None] <= 10.8 and max(rmse.values()) <= rmse[None] + 1.2
+    assert all(0.68 <= said["interval_coverage"] <= 0.92 for said in found.values())  # 80 % +- 3 sd of 100 engines
+    assert f"RMSE {rmse[None]:.2f} [" in report.summary[0]
+    assert f"{found[1]['capped']['rmse']:.2f}" in "\n".join(report.lines())
