@@ -153,7 +153,8 @@ def _why(pool: Pool, t: Transition, score: float, limit: float, ranked: Sequence
     ratio = f"score is {score / limit:.2f} x its limit"
     if limit > spec.threshold:
         ratio += f", which is {limit / spec.threshold:g} x the usual one because the asset drifts"
-    where = ", ".join(f"{name} {way} ({share:.0%})" for name, share, way in ranked[:3])
+    # "flat": which way is not known
+    where = ", ".join(f"{name}{'' if way == 'flat' else f' {way}'} ({share:.0%})" for name, share, way in ranked[:3])
     if part and ranked:
         where = f"{part}, heard by {ranked[0][0]}"
     if t.kind == "cleared":

@@ -83,9 +83,12 @@ def ewma_step(state: F64, x: F64, center: F64, scale: F64, smoothing: float) -> 
 
 
 def usable(quantities: Sequence[str], recipe: MewmaSpec) -> Mask:
-    """Tell which channels may be charted at all, by their quantities as the asset's birth names them: (C,) bool."""
-    slow = [word.casefold() for word in recipe.slow_quantities]
-    return np.array([not any(word in quantity.casefold() for word in slow) for quantity in quantities], bool)
+    """Tell which channels may be charted at all, by their quantities as the asset's birth names them: (C,) bool.
+
+    Slow ones may not, nor those that say how the asset is driven: somebody may change these at any time.
+    """
+    words = [word.casefold() for word in (*recipe.slow_quantities, *recipe.regime_quantities)]
+    return np.array([not any(word in quantity.casefold() for word in words) for quantity in quantities], bool)
 
 
 def calibrate(

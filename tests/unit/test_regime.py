@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from engines import load_bundle, shipped_bundles
 from engines.bundle import Bundle
-from pipeline.calibrate import calibrate
+from pipeline.calibrate import calibrate, usable
 from pipeline.plant.simulator import CHANNELS, Plant
 from pipeline.regime import drivers, explain, fit
 from schemas import AssetBirth, Channel
@@ -48,6 +48,11 @@ def test_channels_are_drivers_by_their_quantity_at_most_two():
     names = ["vibration", "Rotational speed", "load", "pressure", "rotational speed"]
     assert drivers(names, RECIPE).tolist() == [1, 2]
     assert drivers(names, msgspec.structs.replace(RECIPE, regime_quantities=())).tolist() == []
+
+
+def test_driver_beyond_the_second_is_not_charted_either():
+    quantities = ["rotational speed", "load", "vibration", "rotational speed"]
+    assert usable(quantities, RECIPE).tolist() == [False, False, True, False]
 
 
 def test_slopes_are_found_and_what_the_load_explains_is_gone():

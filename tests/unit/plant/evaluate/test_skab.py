@@ -137,6 +137,22 @@ def test_predictions_are_the_same_without_labels_and_the_table_says_that_nothing
     assert "no file carries labels" in said["without"] and "no file carries labels" not in said["with"]
 
 
+def test_shuffled_labels_give_chance(tmp_path: Path) -> None:
+    """A score that had anything from the labels would go with them; ours is as good as a coin with its own rate."""
+    data = write_set(tmp_path / "data")
+    random = np.random.default_rng(0)
+    for path in data.glob("*/*.csv"):
+        head, *lines = path.read_text().splitlines()
+        cells = [line.rsplit(";", 2) for line in lines]
+        mixed = random.permutation([c[1] for c in cells[TRAIN_ROWS:]])
+        for c, label in zip(cells[TRAIN_ROWS:], mixed, strict=True):
+            c[1] = str(label)
+        path.write_text("\n".join([head, *(";".join(c) for c in cells)]) + "\n")
+    _, out, _ = kizashi("evaluate", "skab", "--data", data, "--out", tmp_path / "out")
+    far, mar = (float(cell.split()[0]) for cell in out.split("files, pooled")[1].split("]")[1:3])
+    assert far + mar == pytest.approx(100.0, abs=10.0)
+
+
 def test_report_shows_truth_limit_and_alarm_and_is_the_same_each_time(tmp_path: Path) -> None:
     data = write_set(tmp_path / "data")
     pages = []
