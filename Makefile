@@ -14,7 +14,7 @@ MODELS ?=
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/run.ok  ## broker, simulated pump line, worker and live view, all in this terminal, under 60 s
+demo: .venv/run.ok  ## broker, a pump line, ten turbofans, worker and live view, all in this terminal, under 60 s
 	.venv/bin/kizashi demo
 
 test: check .build/kafka.ok .build/gpu.ok  ## everything a change must pass: check, then all tests

@@ -30,11 +30,13 @@ def demo(
     config: ConfigFile = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the plant.")] = 1,
 ) -> None:
-    """Show the whole journey: 24 simulated pumps, three planted faults, the real worker, a live view, a verdict.
+    """Show the whole journey: two fleets, the real worker, a live view, a verdict.
 
+    24 simulated pumps, with faults planted on three of them; ten of NASA's turbofans, with the life they have left.
     Needs nothing: the broker is a part of this process. With --broker, or -c for its TLS and account too, a real one
     is used; all topics and the group then live under kizashi.demo.RUN. and are deleted at the end. Exit code 0 if
-    every planted fault was found, no healthy asset alarmed and no frame is unaccounted for; 1 if not; 130 after Ctrl-C.
+    every planted fault was found, no healthy asset alarmed, each turbofan has an answer and no frame is unaccounted
+    for; 1 if not; 130 after Ctrl-C.
     """
     from rich.console import Console
 
@@ -42,6 +44,7 @@ def demo(
     from pipeline.ops.connect import broker_config
     from pipeline.plant.demo import Demo, plant_of
     from pipeline.plant.demobroker import DemoBroker
+    from pipeline.plant.demofleet import TurbofanFleet
     from pipeline.plant.demoreport import print_verdict, problems
     from pipeline.plant.demoreport import report as report_of
     from pipeline.plant.demotopics import borrowed_topics, own_topics
@@ -55,7 +58,8 @@ def demo(
         else:
             cfg = broker_config(read_settings(config, broker), "kizashi-demo")
             inside, where = None, cfg.bootstrap
-        show = Demo(cfg, run, plant_of(seed, seconds, time.time_ns()), seconds)
+        now_ns = time.time_ns()
+        show = Demo(cfg, run, plant_of(seed, seconds, now_ns), TurbofanFleet.read(seconds, now_ns), seconds)
         place = own_topics(cfg, show.topics, show.group) if inside is None else borrowed_topics(inside, show.topics)
         result = _play(show, console, place, where)
     print_verdict(console, result)
@@ -86,7 +90,7 @@ def _play(show: "Demo", console: "Console", place: AbstractAsyncContextManager[N
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt, number)
-        title = f"kizashi demo - {show.plant.assets} pumps, {len(show.plant.faults)} planted faults - {where}"
+        title = f"kizashi demo - {show.plant.assets} pumps, {len(show.fleet.engines)} turbofans - {where}"
         with view_for(console, show.scene, title, loop.time(), show.seconds) as view:
             return await show.play(view, place)
 

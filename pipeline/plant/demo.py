@@ -1,8 +1,8 @@
-"""The demo: a plant, a worker and a view for a minute, and a verdict that a machine can check."""
+"""The demo: two fleets, a worker and a view for a minute, and a verdict that a machine can check."""
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 from pipeline.broker import BrokerConfig, offset_ranges, read_compacted
 from pipeline.checkpoint import key_prefix
 from pipeline.ops.settings import Topics
+from pipeline.plant.demofleet import TurbofanFleet, cycles_left
 from pipeline.plant.demolaw import Law, law_of
+from pipeline.plant.demolives import Lives
 from pipeline.plant.demoscene import Scene
 from pipeline.plant.demoview import View
 from pipeline.plant.demowatch import Watcher
@@ -46,22 +48,26 @@ def plant_of(seed: int, seconds: float, now_ns: int) -> Plant:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a demo came to. seconds: from the first process to here, by the wall clock."""
+    """What a demo came to. seconds: from the first process to here, by the wall clock.
+
+    left: the turbofans' labels, cycles left after their last flights.
+    """
 
     scene: Scene
     law: Law
     worker_exit: int
     seconds: float
+    left: Mapping[str, float]
 
 
 class Demo:
     """One run. All its topics and its group live under `kizashi.demo.<run>.`; `place` makes and removes them."""
 
-    def __init__(self, cfg: BrokerConfig, run: str, plant: Plant, seconds: float) -> None:
-        self.cfg, self.run, self.plant, self.seconds = cfg, run, plant, seconds
+    def __init__(self, cfg: BrokerConfig, run: str, plant: Plant, fleet: TurbofanFleet, seconds: float) -> None:
+        self.cfg, self.run, self.plant, self.fleet, self.seconds = cfg, run, plant, fleet, seconds
         self.topics = Topics(prefix=f"kizashi.demo.{run}.", assessment=True)
         self.group = f"kizashi.demo.{run}"
-        self.scene = Scene(plant.names, tuple(plant.faults), plant.start_ns)
+        self.scene = Scene(plant.names, tuple(plant.faults), plant.start_ns, Lives(fleet.flights))
         self._worker: WorkerProcess | None = None
         self._last_seq, self._level = -1, False
 
@@ -83,28 +89,35 @@ class Demo:
             watching = await stack.enter_async_context(_running(watcher.run()))
             published = await self._live(view, watching)
             deadline = loop.time() + _CATCH_UP_S
-            while not self.scene.caught_up(self._last_seq) and loop.time() < deadline:
+            while not self._caught_up() and loop.time() < deadline:
                 await self._step(view, "the last frames are judged", watching)
             view.update("the worker drains", loop.time())
             code = await worker.stop()
             await watcher.finish()
             await watching
             law = await self._law(published)
-        return Result(self.scene, law, code, loop.time() - begin)
+        # The labels are opened here, where no answer can come any more.
+        return Result(self.scene, law, code, loop.time() - begin, cycles_left())
+
+    def _caught_up(self) -> bool:
+        return self.scene.caught_up(self._last_seq) and self.scene.lives.caught_up()
 
     async def _live(self, view: View, watching: "asyncio.Future[None]") -> int:
-        """Publish the plant's past, then its present for `seconds`; return the number of frames."""
+        """Publish the plant's past, then its present for `seconds`, the turbofans beside it; return how many frames."""
         loop, until = asyncio.get_running_loop(), asyncio.Event()
         end = loop.time() + self.seconds
         async with Publisher(self.cfg, self.topics.name(TELEMETRY), self.topics.name(ASSET)) as publisher:
             schedule = Schedule(loop.time(), self.plant.frame_period_s, HISTORY_S)
             publish = publish_plant(self.plant, publisher, schedule, until, sending=self._sending)
-            async with _running(publish) as publishing:
+            flights = Schedule(loop.time(), self.fleet.frame_period_s)
+            fly = publish_plant(self.fleet, publisher, flights, until, sending=self._flying)
+            async with _running(publish) as publishing, _running(fly) as flying:
                 while loop.time() < end:
                     phase = "live" if self._level else "the worker starts"
-                    await self._step(view, phase, watching, publishing)
+                    await self._step(view, phase, watching, publishing, flying)
                 until.set()
                 await publishing
+                await flying
         return publisher.frames
 
     def _sending(self, seq: int, now: float) -> None:
@@ -113,6 +126,9 @@ class Demo:
         if self._level:
             self.scene.sending(seq, now)
         self._last_seq = seq
+
+    def _flying(self, seq: int, now: float) -> None:
+        self.scene.lives.sending(seq)
 
     async def _step(self, view: View, phase: str, *tasks: "asyncio.Future[None]") -> None:
         """Show the scene and let a moment pass; raise what ended the worker or a task."""

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.plant import demolivesview
 from pipeline.plant.demo import Demo, Result
 from pipeline.plant.demoscene import Finding, findings, quantiles_ms
 from pipeline.plant.demoview import alert_text
@@ -16,6 +17,8 @@ def problems(result: Result) -> list[str]:
     found, false = findings(result.scene)
     out = [f"{f.fault.kind} on {f.fault.asset} was not found" for f in found if f.alert is None]
     out += [f"false alarm on {a.asset}: {a.why}" for a in false]
+    lives = result.scene.lives
+    out += [f"{asset} has no answer" for asset in lives.flights if asset not in lives.answers]
     if not result.law.holds:
         out.append("the conservation law does not hold: see its numbers")
     if result.worker_exit != 0:
@@ -24,10 +27,15 @@ def problems(result: Result) -> list[str]:
 
 
 def print_verdict(console: Console, result: Result) -> None:
-    """Print the faults, the law and the verdict."""
+    """Print the faults, the turbofans' lives, the law and the verdict."""
     found, _ = findings(result.scene)
     console.print(_table(found))
     console.print()
+    if result.scene.lives.flights:
+        console.print(_lives_table(result))
+        for line in error_lines(result):
+            console.print(line, highlight=False, soft_wrap=True)
+        console.print()
     for line in result.law.lines():
         console.print(line, highlight=False, soft_wrap=True)
     for what, seconds in (("score", result.scene.score_s), ("alert", result.scene.alert_s)):
@@ -60,10 +68,40 @@ def _table(found: list[Finding]) -> Table:
     return table
 
 
+def _lives_table(result: Result) -> Table:
+    lives = result.scene.lives
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("turbofan", no_wrap=True)
+    table.add_column("flown", justify="right", no_wrap=True)
+    table.add_column("cycles left (80 % interval)", no_wrap=True)
+    table.add_column("in truth", justify="right", no_wrap=True)
+    for asset in lives.flights:
+        answer = lives.answers.get(asset)
+        flown, truth = ("-", "-") if answer is None else (
+            f"{answer.flight}", f"{lives.left_at(asset, result.left[asset]):.0f}")
+        table.add_row(asset, flown, demolivesview.said(lives, asset), truth)
+    return table
+
+
+def error_lines(result: Result) -> list[str]:
+    """Say how far off the fleet's answers were, by labels that nothing else has seen."""
+    lives = result.scene.lives
+    error = lives.error(result.left)
+    if error is None:
+        return ["no engine has an answer that counts"]
+    of = f"{error.answered} of {len(lives.flights)}"
+    return [
+        f"error    {of} answered: RMSE {error.rmse:.1f} cycles, truth capped at {lives.cap:.0f} "
+        f"({error.raw:.1f} uncapped)",
+        f"interval {error.held} of {error.answered} hold the truth, 8 of 10 are meant to",
+    ]
+
+
 def report(demo: Demo, result: Result, broker: str) -> dict[str, Any]:
     """Return everything that the verdict rests on, as JSON's types. Times: seconds after the plant's start."""
     found, false = findings(result.scene)
-    wrong = problems(result)
+    wrong, lives = problems(result), result.scene.lives
+    error = lives.error(result.left)
     return {
         "ok": not wrong, "problems": wrong, "run": demo.run, "broker": broker, "seed": demo.plant.seed,
         "assets": demo.plant.assets, "seconds": round(result.seconds, 2), "worker_exit": result.worker_exit,
@@ -75,6 +113,16 @@ def report(demo: Demo, result: Result, broker: str) -> dict[str, Any]:
             }
             for f in found
         ],
+        "engines": [
+            {
+                "asset": asset, "flown": a.flight, "unknown": a.unknown, "rul": a.life[0], "rul_lo": a.life[1],
+                "rul_hi": a.life[3], "left": lives.left_at(asset, result.left[asset]),
+            }
+            for asset in lives.flights if (a := lives.answers.get(asset)) is not None
+        ],
+        "engines_error": None if error is None else {
+            "answered": error.answered, "rmse_capped": error.rmse, "rmse_raw": error.raw, "held": error.held,
+            "cap": lives.cap},
         "false_alarms": [{"asset": a.asset, "rule": a.rule, "why": a.why} for a in false],
         "law": {"holds": result.law.holds, "published": result.law.published, "at_end": result.law.at_end,
                 **result.law.counts},

@@ -6,11 +6,14 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.plant.demolives import Lives
 from pipeline.plant.faults import Fault
 from schemas import Alert, Assessment
 
-AssetState = Literal["calibrating", "normal", "over", "alert"]
-_STATES: tuple[AssetState, ...] = ("normal", "over", "alert")  # by the state of an assessment's row
+AssetState = Literal["calibrating", "normal", "over", "alert", "unknown"]
+_STATES: tuple[AssetState, ...] = ("normal", "over", "alert", "unknown")  # by the state of an assessment's row
+#: The rule of the turbofans' alerts.
+REMAINING_LIFE = "remaining-life"
 #: A rate over less jumps with every poll, over more it hides what happens.
 RATE_WINDOW_S = 5.0
 #: Latencies kept for the quantiles: the newest minute at 240 frames/s.
@@ -21,12 +24,14 @@ _KEPT = 15_000
 class Scene:
     """The plant as its watcher sees it. faults: what was planted; start_ns: event time that their onset counts from.
 
+    assets: the pumps; lives: the turbofans. Latencies are those of the pumps' frames, the rate is that of both fleets.
     Times `now` are seconds of one monotonic clock.
     """
 
     assets: tuple[str, ...]
     faults: tuple[Fault, ...] = ()
     start_ns: int = 0
+    lives: Lives = field(default_factory=Lives)
     states: dict[str, AssetState] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
     judged: int = 0
@@ -45,10 +50,13 @@ class Scene:
 
     def assessed(self, a: Assessment, now: float) -> None:
         """Take the scores of one asset and poll."""
-        self.states[a.asset] = _STATES[a.state[-1]]
-        self.last_seq[a.asset] = max(self.last_seq.get(a.asset, -1), *a.seq)
         self.judged += len(a.seq)
         self._recent.append((now, len(a.seq)))
+        if a.asset in self.lives.flights:
+            self.lives.assessed(a)
+            return
+        self.states[a.asset] = _STATES[a.state[-1]]
+        self.last_seq[a.asset] = max(self.last_seq.get(a.asset, -1), *a.seq)
         self.score_s.extend(now - at for at in map(self._sent.get, a.seq) if at is not None)
 
     def alerted(self, alert: Alert, now: float) -> None:
@@ -56,9 +64,16 @@ class Scene:
         if any(a.alert_id == alert.alert_id and a.revision >= alert.revision for a in self.alerts):
             return
         self.alerts.append(alert)
-        at = self._sent.get(alert.seq)
+        at = self._sent.get(alert.seq) if alert.asset not in self.lives.flights else None
         if alert.state == "raised" and at is not None:  # its seq is that of the frame which raised it
             self.alert_s.append(now - at)
+
+    def newest(self, count: int) -> list[Alert]:
+        """Return the last revision of the alerts that changed last, newest first."""
+        found: dict[str, Alert] = {}
+        for alert in reversed(self.alerts):
+            found.setdefault(alert.alert_id, alert)
+        return list(found.values())[:count]
 
     def calibrated(self, asset: str) -> None:
         """Note that an asset has its baseline."""
@@ -76,7 +91,7 @@ class Scene:
         return Counter(self.states.values())[state]
 
     def caught_up(self, seq: int) -> bool:
-        """Tell whether frame `seq` of every asset is judged."""
+        """Tell whether frame `seq` of every pump is judged."""
         return all(a in self.last_seq and self.last_seq[a] >= seq for a in self.assets)
 
 
@@ -110,9 +125,10 @@ def findings(scene: Scene) -> tuple[list[Finding], list[Alert]]:
     """Match alerts with planted faults; return a finding per fault, and the alerts that no fault explains.
 
     A fault is found by the first alert raised on its asset at or after its onset. One that was raised on an asset
-    without a fault, or before the onset, is a false alarm.
+    without a fault, or before the onset, is a false alarm. That a turbofan has little life left is neither.
     """
-    raised = [a for a in scene.alerts if a.state == "raised"]
+    lives = scene.lives.flights
+    raised = [a for a in scene.alerts if a.state == "raised" and not (a.asset in lives and a.rule == REMAINING_LIFE)]
     since = {a.alert_id: (a.t_raised - scene.start_ns) / 1e9 for a in raised}
     onset = {f.asset: f.onset_s for f in scene.faults}
     false = [a for a in raised if a.asset not in onset or since[a.alert_id] < onset[a.asset]]

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.plant import demolivesview
 from pipeline.plant.demoscene import AssetState, Scene, quantiles_ms
 from schemas import Alert
 
@@ -18,9 +19,14 @@ from schemas import Alert
 _LOOK: dict[AssetState, tuple[str, str, str]] = {
     "calibrating": ("dim", "·", "calibrating"), "normal": ("green", "■", "normal"),
     "over": ("yellow", "▲", "over the limit"), "alert": ("bold red", "✖", "alert"),
+    "unknown": ("cyan", "?", "unknown"),
 }
 _SEVERITY = {"low": "yellow", "medium": "dark_orange", "high": "red", "critical": "bold red"}
-_NEWEST = 6  # alerts shown: with everything else 20 lines, so that a terminal of 24 holds it
+#: Lines of the picture without pumps, engines and alerts, and one that stays free; alerts shown, newest first: what the
+#: terminal's height leaves.
+_FRAME, _FEWEST, _MOST = 9, 2, 12
+_NAMED = 3  # channels of a remaining life
+_ABREAST = 6  # pumps side by side: 76 characters
 #: How often a plain line says where things stand; alerts get their lines at once.
 _LINE_EVERY_S = 5.0
 _REFRESH_HZ = 4
@@ -66,9 +72,9 @@ class LiveView:
         if now - self._drawn >= 1 / _REFRESH_HZ:
             self._drawn = now
             # Not to the last column: there the ^C that a terminal echoes wraps, and a line of the picture stays behind.
-            width = self._live.console.width - 2
+            width, height = self._live.console.width - 2, self._live.console.height
             progress = bar(phase, now - self._begin, self._seconds)
-            self._live.update(picture(self._scene, self._title, progress, now, width))
+            self._live.update(picture(self._scene, self._title, progress, now, width, height))
 
 
 class PlainView:
@@ -96,6 +102,8 @@ class PlainView:
             self._phase, self._said = phase, now
             line = f"{figures(self._scene, now).plain}   {states(self._scene).plain}"
             self._say(f"{now - self._begin:5.1f} s  {phase}: {line}")
+            if self._scene.lives.answers:
+                self._say(f"{'':7}  turbofans, cycles left: {demolivesview.line(self._scene.lives)}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -121,12 +129,21 @@ def states(scene: Scene) -> Text:
 
 
 def alert_text(alert: Alert) -> Text:
-    """Return an alert as one line: time, transition, severity, asset, why."""
+    """Return an alert as one line: time, transition, severity, asset, and how long or why, whichever matters more."""
     clock = datetime.fromtimestamp(alert.t_last // 10**9, UTC)
     text = Text(f"{clock:%H:%M:%S} {alert.state:<7} ")
     text.append(f"{alert.severity:<8} ", "green" if alert.state == "cleared" else _SEVERITY[alert.severity])
-    text.append(f"{alert.asset}  {alert.why}")
+    text.append(f"{alert.asset}  {_what(alert)}")
     return text
+
+
+def _what(alert: Alert) -> str:
+    """Return why there is an alert; of a remaining life how long it is, since its why names the channels first."""
+    life = alert.life
+    if life is None or alert.state == "cleared":
+        return alert.why
+    by = ", ".join(f"{c.channel} {c.share:.0%}" for c in alert.contributions[:_NAMED])
+    return f"{life.mean:.0f} {life.unit} left ({life.p10:.0f} to {life.p90:.0f}), by {by}"
 
 
 def bar(phase: str, elapsed_s: float, seconds: float) -> Text:
@@ -136,21 +153,26 @@ def bar(phase: str, elapsed_s: float, seconds: float) -> Text:
     return Text.assemble(("━" * filled, "cyan"), ("━" * (40 - filled), "dim"), clock, (phase, "cyan"))
 
 
-def picture(scene: Scene, title: str, progress: RenderableType, now: float, width: int) -> RenderableType:
-    """Draw the whole scene at `now` by its clock, `width` characters wide."""
+def picture(
+    scene: Scene, title: str, progress: RenderableType, now: float, width: int, height: int = 24
+) -> RenderableType:
+    """Draw the whole scene at `now` by its clock, `width` characters wide, for a terminal of `height` lines."""
     grid = Table.grid(padding=(0, 2))
     cells = []
     for asset in scene.assets:
         style, mark, _ = _LOOK[scene.states[asset]]
         cells.append(Text(f"{mark} {asset.rpartition('/')[2]}", style))
-    for k in range(0, len(cells), 6):
-        grid.add_row(*cells[k:k + 6])
-    newest = [alert_text(a) for a in reversed(scene.alerts[-_NEWEST:])]
+    for k in range(0, len(cells), _ABREAST):
+        grid.add_row(*cells[k:k + _ABREAST])
+    pumps, inner, gap = -(-len(cells) // _ABREAST), width - 4, Text("")
+    head = Text.assemble((f"{len(cells)} pumps   ", "bold"), states(scene))
+    parts = [progress, figures(scene, now), gap, head, grid, gap]
+    if scene.lives.flights:
+        parts += [demolivesview.head(scene.lives), demolivesview.cells(scene.lives, inner), gap]
+    taken = _FRAME + pumps + (demolivesview.rows(scene.lives) + 2 if scene.lives.flights else 0)
+    room = max(_FEWEST, min(_MOST, height - taken))
+    newest = [alert_text(a) for a in scene.newest(room)] or [Text("none yet", "dim")]
     for line in newest:
         line.no_wrap, line.overflow = True, "ellipsis"
-    newest += [Text("")] * (_NEWEST - len(newest)) if newest else [Text("none yet", "dim"), *[Text("")] * (_NEWEST - 1)]
-    gap = Text("")
-    body = Group(
-        progress, gap, figures(scene, now), states(scene), gap, grid, gap, Text("newest alerts", "bold"), *newest,
-    )
+    body = Group(*parts, Text("newest alerts", "bold"), *newest, *[gap] * (room - len(newest)))
     return Panel(body, title=title, title_align="left", border_style="cyan", width=width)

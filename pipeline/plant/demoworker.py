@@ -30,6 +30,8 @@ def settings_toml(cfg: BrokerConfig, run: str) -> str:
         "[group]", f'id = "kizashi.demo.{run}"',
         "[worker]", 'start = "earliest"',  # the plant's past is there before the worker is
         "[metrics]", "enabled = false",  # no port that another worker may hold
+        "[[routes]]", 'match = {asset_class = "pump"}', 'bundle = "anomaly-mewma"',
+        "[[routes]]", 'match = {asset_class = "turbofan", channels = ["cycles"]}', 'bundle = "rul-ewma"',
         "",
     ])
 

@@ -1,18 +1,18 @@
 """Publisher: births and frames to a broker, keyed by asset, with a bounded number under way."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from pipeline.broker import BrokerConfig, make_producer
 from pipeline.errors import BrokerError
-from pipeline.plant.simulator import Plant
 from schemas import AssetBirth, TelemetryFrame
 from schemas.codec import encode
 
@@ -102,19 +102,29 @@ class Schedule:
         return self.begin + max(0.0, (seq + 1) * self.period_s - self.burst_s) / self.speed
 
 
+class Source(Protocol):
+    """Assets that send a frame each, period by period."""
+
+    @property
+    def births(self) -> Sequence[AssetBirth]: ...
+
+    def rounds(self) -> Iterable[Sequence[TelemetryFrame]]:
+        """Yield the frames of each period."""
+
+
 async def publish_plant(
-    plant: Plant, publisher: Publisher, schedule: Schedule, until: asyncio.Event, *, rounds: int | None = None,
+    plant: Source, publisher: Publisher, schedule: Schedule, until: asyncio.Event, *, rounds: int | None = None,
     sending: Callable[[int, float], None] = lambda seq, now: None,
 ) -> None:
     """Publish the plant's births, then a frame of every asset each frame period until `until` is set.
 
-    rounds: how many periods, None for ever. sending: called with seq and the event loop's time before each of them.
+    rounds: how many periods, None for all. sending: called with seq and the event loop's time before each of them.
     """
     loop = asyncio.get_running_loop()
     for birth in plant.births:
         await publisher.birth(birth)
     await publisher.flush()  # a frame must not overtake its birth, or it would have to wait
-    for seq, frames in enumerate(plant.rounds(count=rounds)):
+    for seq, frames in enumerate(islice(plant.rounds(), rounds)):
         wait = schedule.due(seq) - loop.time()
         if wait > 0:
             with suppress(TimeoutError):

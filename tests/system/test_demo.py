@@ -58,11 +58,16 @@ def test_demo_finds_its_faults_and_keeps_the_law_on_its_own_broker_and_on_kafka(
         assert report["seconds"] < 60  # type: ignore[operator]
         assert [f["channel_named"] for f in report["faults"]] == [  # type: ignore[attr-defined]
             "vibration_de", "suction_pressure", "discharge_pressure"]
+        engines = {e["asset"]: e for e in report["engines"]}  # type: ignore[attr-defined]
+        assert len(engines) == 10 and engines["FD001/unit-16"]["unknown"] == "not enough history"
+        assert report["engines_error"]["answered"] == 9  # type: ignore[index]
+        assert report["engines_error"]["rmse_capped"] < 15  # type: ignore[index]  # see test_demofleet
         law = report["law"]
         assert law["published"] == law["received"] == law["judged"] > 10_000  # type: ignore[index]
     # One seed, one plant: the same verdict to the sample, whatever the broker.
     times = [[(f["kind"], f["raised_s"]) for f in r["faults"]] for r in reports]  # type: ignore[attr-defined]
     assert times[0] == times[1]
+    assert reports[0]["engines"] == reports[1]["engines"]  # to the last bit
     admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 0})
     assert [t for t in admin.list_topics(timeout=10).topics if t.startswith("kizashi.demo.")] == []
     groups = admin.list_consumer_groups().result(10).valid

@@ -14,6 +14,7 @@ from pipeline.columns import Poll
 from pipeline.ops.config import load_settings
 from pipeline.ops.settings import Settings
 from pipeline.plant.demo import HISTORY_S, PLANTED, Demo, Result, plant_of
+from pipeline.plant.demofleet import TurbofanFleet
 from pipeline.plant.demolaw import Law, counts_of, law_of
 from pipeline.plant.demoreport import print_verdict, problems, report
 from pipeline.plant.demoscene import Finding, Scene, findings, quantiles_ms
@@ -150,7 +151,7 @@ def test_the_law_is_read_from_blocks_and_manifests_of_checkpoints() -> None:
 
 
 def a_result(scene: Scene, law: Law | None = None, worker_exit: int = 0) -> Result:
-    return Result(scene, law or a_law(), worker_exit, 41.0)
+    return Result(scene, law or a_law(), worker_exit, 41.0, {})
 
 
 def found_all() -> Scene:
@@ -188,8 +189,13 @@ def test_verdict_prints_the_table_the_law_and_one_line_that_says_it_all() -> Non
     assert text.rstrip().endswith("every planted fault found, no false alarm, nothing lost (41 s)")
 
 
+def a_demo(seconds: float) -> Demo:
+    cfg, plant = BrokerConfig("127.0.0.1:1"), plant_of(1, seconds, START_NS)
+    return Demo(cfg, "r1", plant, TurbofanFleet.read(seconds, START_NS), seconds)
+
+
 def test_report_is_json_with_the_numbers_of_the_verdict() -> None:
-    demo = Demo(BrokerConfig("127.0.0.1:1"), "r1", plant_of(1, 30.0, START_NS), 30.0)
+    demo = a_demo(30.0)
     out = report(demo, a_result(found_all()), "in-process broker")
     assert out["ok"] is True and out["run"] == "r1"
     assert out["faults"][0]["delay_s"] == 1.5 and out["faults"][0]["channel_named"] == "discharge_pressure"
@@ -206,7 +212,7 @@ def test_demo_plants_three_kinds_of_faults_while_the_worker_is_there_to_see_them
 
 
 def test_demo_stays_under_its_own_prefix(tmp_path: Path) -> None:
-    demo = Demo(BrokerConfig("127.0.0.1:1"), "r1", plant_of(1, 20.0, START_NS), 20.0)
+    demo = a_demo(20.0)
     assert {demo.topics.name(t).removeprefix("kizashi.demo.r1.") for t in ALL} == {
         t.name.removeprefix("kizashi.") for t in ALL}
     cfg = BrokerConfig("h:9092", "SASL_SSL", sasl_mechanism="PLAIN", sasl_username='a"b', sasl_password="p\\w")
@@ -224,14 +230,17 @@ def test_picture_fits_a_terminal_of_24_lines_and_shows_states_and_why(width: int
     plant = plant_of(1, 30.0, START_NS)
     scene = Scene(plant.names, tuple(plant.faults), plant.start_ns)
     scene.assessed(scores("line1/pump-05", 400, state=2), 9.0)
-    for n in range(9):
-        scene.alerted(an_alert("line1/pump-05", 40.0, revision=n + 1, why="flow down (98%), " * 20), 9.0)
+    for n in range(6):
+        for revision in (1, 2):
+            why = f"{'was' if revision == 1 else 'flow'} down (98%), " * 20
+            scene.alerted(an_alert("line1/pump-05", 40.0, revision=revision, seq=n, why=why), 9.0)
     out = io.StringIO()
     Console(file=out, width=width).print(picture(scene, "title", bar("live", 9.0, 30.0), 9.0, width - 2))
     lines = out.getvalue().splitlines()
     assert len(lines) <= 23 and max(map(len, lines)) == width - 2
     assert "✖ pump-05" in out.getvalue() and "9 of 30 s  live" in out.getvalue()
     assert sum("line1/pump-05  flow down (98%)" in line and "…" in line for line in lines) == 6
+    assert "was down" not in out.getvalue()  # an alert is shown once, by its last revision
 
 
 def test_view_is_plain_lines_where_there_is_no_terminal() -> None:
