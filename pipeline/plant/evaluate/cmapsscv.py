@@ -16,6 +16,8 @@ from engines.recipes.rul_state import digest, run
 from pipeline.errors import ConfigError, InputError
 from pipeline.plant import cmapss
 from pipeline.plant.evaluate import Options
+from pipeline.plant.evaluate.bootstrap import Interval
+from pipeline.plant.evaluate.bootstrap import interval as interval_over
 from pipeline.plant.evaluate.cmapssreport import BARS, CUTS, Fleet, Points, Told
 from pipeline.plant.evaluate.given import SHOWN
 from pipeline.plant.evaluate.report import Report, Section
@@ -63,8 +65,22 @@ def cross_validation(data: Path, fleets: Sequence[Fleet], options: Options, repo
                 for cut in (None, *CUTS)]
         rows.append([np.array(_by(whole, group, subsets)), np.array(_by(late, group, subsets)) /
                      np.array(_by(same, group, subsets)), np.array([*held, width]), np.array(test)])
+        if seed == 0:
+            first = [_interval(whole, group == s) for s in subsets], _interval(whole, group != "", inside)
+    tables = _tables(rows, subsets, scored)
+    tables[0].add("RMSE, seed 0, with its interval over engines", *first[0])
+    tables[1].add("seed 0, with its interval over engines", first[1], None, None)
     return Section("Cross-validation over whole training engines", f"{options.seeds} seeds, {recipe.folds} folds each; "
-                   "the choices of the recipe rest on these figures.", _tables(rows, subsets, scored))
+                   "the choices of the recipe rest on these figures.", tables)
+
+
+def _interval(seen: "HeldOut", engines: NDArray[np.bool_], inside: NDArray[np.bool_] | None = None) -> Interval:
+    """Return the capped RMSE, or how many percent are `inside`, over some engines, with its interval."""
+    value = (seen.mean - np.minimum(seen.rul, CAP)) ** 2 if inside is None else 100.0 * inside
+    total, count = (np.bincount(seen.owner, w, len(engines)) for w in (value, np.ones(len(value))))
+    each = (total / np.maximum(count, 1))[engines & (count > 0)]
+    root = np.sqrt if inside is None else np.asarray
+    return interval_over(len(each), lambda i: float(root(each[i].mean())) if len(i) else float("nan"))
 
 
 def _by(seen: "HeldOut", group: NDArray[np.str_], subsets: Sequence[str]) -> list[float]:
