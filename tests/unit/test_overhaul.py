@@ -10,6 +10,7 @@ from pipeline.succession import Succession
 from schemas import MachineEvent
 from schemas.codec import encode
 from tests.rig import Rig, birth, frame, mewma_bundle, window_bundle
+from tests.unit import test_baseline_flow, test_drifting
 from tests.unit.test_modelwatch import version
 
 PUMP, OTHER = birth("pump"), birth("other")
@@ -150,3 +151,30 @@ def test_a_waiting_swap_goes_on_once_the_alert_that_held_it_is_cleared_by_an_eve
     assert heirs.cold([rig.part()]) == ["pump"], "what an alerting asset sends teaches nothing"
     rig.poll([event(), *noise(40, 85)])
     assert heirs.cold([rig.part()]) == []
+
+
+def test_a_drift_that_is_told_ends_with_the_event() -> None:
+    values = list(test_drifting.log())
+    rig = test_drifting.play(tuple(values), [0, len(values)], test_drifting.bundle())
+    assert [a.state for a in test_drifting.said(rig)] == ["raised"]
+    rig.poll([event("d0", "recalibrate")], ts_ms=3_000)
+    cleared = test_drifting.said(rig)[-1]
+    assert cleared.state == "cleared" and "recalibration was ordered by sato" in cleared.why
+    slot = rig.part().directory["d0", test_drifting.ASSETS[0].birth_id, False]
+    table = rig.part().order[0].table
+    assert table["band"][slot] == 1.0 and not table["drifting"][slot]
+
+
+def test_a_baseline_after_the_engine_is_learnt_anew() -> None:
+    rig = test_baseline_flow.rig()
+    test_baseline_flow.feed(rig, 0, 120)
+    slot = rig.part().directory["a0", test_baseline_flow.ASSETS[0].birth_id, False]
+    table = rig.part().order[0].table
+    assert table["base_ready"][slot] and not table["provisional"][slot]
+    center = table["base_center"][slot].copy()
+    rig.poll([event("a0")])
+    assert not table["base_ready"][slot] and table["provisional"][slot]
+    test_baseline_flow.feed(rig, 120, 240, shift=30.0)
+    assert table["base_ready"][slot] and not table["provisional"][slot]
+    assert np.abs(table["base_center"][slot] - center).max() > 20.0
+    assert not [a for a in rig.alerts if a.asset == "a0"]
