@@ -15,13 +15,13 @@ from engines.bundle import Bundle, Candidate, load_bundle
 from engines.measure import measure
 from pipeline.assembly import trust_policy
 from pipeline.errors import ModelError
-from pipeline.fitting import OPEN_S, Fitter
+from pipeline.fitting import OPEN_S, Fitter, golden_shapes
 from pipeline.fleet import Fleet
 from pipeline.modelbook import candidates, ranked, read_record, record_active
 from pipeline.modelwatch import Prepared
 from pipeline.ops.events import Events
 from pipeline.ops.settings import Settings
-from pipeline.serving import CLOSE_S, Engines, Serving
+from pipeline.serving import CLOSE_S, Engines, Layout, Serving, layout_of
 
 #: Full batches timed before a version may serve, by the CPU time of their thread: the worker goes on beside it.
 ROUNDS = 20
@@ -62,8 +62,8 @@ class FolderModels:
         self._layouts = layouts
         paths = {c.path: c.mark for c in candidates(settings)}
         self._marks = {name: paths.get(s.bundle.path, "") for name, s in fleet.servings.items()}
-        # Manifests of what has run here, so that going back to it takes no trial.
-        self._passed = {s.bundle.manifest_sha256 for s in fleet.servings.values()}
+        # Graphs that have run here, in which shapes: what one allocates depends on nothing else that a trial could see.
+        self._passed: set[tuple[str, frozenset[Layout]]] = set()
         self._told: dict[str, str] = {}  # what has no readable manifest, and the mark that it had
 
     def begin(self) -> None:
@@ -99,9 +99,10 @@ class FolderModels:
         if bundle.manifest_sha256 == serving.bundle.manifest_sha256:
             raise ModelError("it is the version that serves, in another place")
         shapes = [bundle.spec.rows(*layout) for layout in self._layouts(candidate.name)]
-        if bundle.manifest_sha256 not in self._passed:
+        graph = bundle.sha256, frozenset(map(layout_of, [*shapes, *golden_shapes(bundle)]))
+        if graph not in self._passed:
             self._fitter.try_out(bundle, shapes)
-            self._passed.add(bundle.manifest_sha256)
+            self._passed.add(graph)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         engines = self._fitter.engines(bundle, shapes, build=True)
         tried = Tried(bundle, engines, serving)

@@ -1,10 +1,11 @@
 """Soak: a new version of the bundle that serves, again and again, under load, on real Kafka.
 
-    python -m tests.soak [--swaps 200] [--rate 1000] [--every 1.5]
+    python -m tests.soak [--swaps 200] [--rate 1000] [--every 1.5] [--fresh]
 
 Each version has the old one's model and another number, so every window must have the score that it would have had
-without any swap. Measured from the frame's production to its assessment appended at the broker, in the stretches from a
-version's appearance in the folder to half a second after it serves, against the stretches between them.
+without any swap. With --fresh the model's bytes differ too, so that each is tried in a child process first. Measured
+from the frame's production to its assessment appended at the broker, in the stretches from a version's appearance in
+the folder to half a second after it serves, against the stretches between them.
 Exit code 1 when a bar is missed: 0 failed windows, p99 within swaps < 1.2 x others, resident memory <= 1 MiB per 100.
 """
 
@@ -143,11 +144,11 @@ class Soaked:
     slope: float
 
 
-def soak(address: str, home: Path, count: int, rate: int, every_s: float) -> Soaked:
-    """Soak once on the broker at `address`."""
+def soak(address: str, home: Path, count: int, rate: int, every_s: float, *, fresh: bool = False) -> Soaked:
+    """Soak once on the broker at `address`. fresh: every version's model has other bytes."""
     bed = Bed(address, home, rate, WARM_S + count * (every_s + 3.0))
     try:
-        made = [make(bed.folder, number) for number in range(1, count + 1)]
+        made = [make(bed.folder, number, note=str(number) if fresh else "") for number in range(1, count + 1)]
         bed.produce()
         time.sleep(WARM_S)
         spans, rss = swaps(bed, made, every_s)
@@ -174,9 +175,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--swaps", type=int, default=200)
     parser.add_argument("--rate", type=int, default=1000, help="frames a second")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between two swaps")
+    parser.add_argument("--fresh", action="store_true", help="the model's bytes differ from version to version")
     given = parser.parse_args(words)
     with rig.broker() as address, tempfile.TemporaryDirectory(prefix="kizashi-soak-") as home:
-        found = soak(address, Path(home), given.swaps, given.rate, given.every)
+        found = soak(address, Path(home), given.swaps, given.rate, given.every, fresh=given.fresh)
     return report.judge([
         Bar(f"failed windows over {given.swaps} swaps", found.failed, "", 0, 0, lower=True),
         Bar("p99 within swaps / between them", found.within / found.between, "x", 1.2, 1.0, lower=True),

@@ -134,9 +134,15 @@ def _model(name: str, nodes: list[onnx.NodeProto], constants: list[TensorProto])
     return model
 
 
-def save_bundle(folder: Path, kind: str, threshold: float, version: str = "1.0.0", window: int = WINDOW) -> Path:
-    """Write bundle `w1-KIND` below `folder`; returns its own folder. window: of `null`, which takes any."""
-    model = (null_graph() if kind == "null" else autoencoder_graph()).SerializeToString()
+def save_bundle(folder: Path, kind: str, threshold: float, version: str = "1.0.0", window: int = WINDOW,
+                note: str = "") -> Path:
+    """Write bundle `w1-KIND` below `folder`; returns its own folder. window: of `null`, which takes any.
+
+    note: changes the model's bytes and nothing that it computes.
+    """
+    graph = null_graph() if kind == "null" else autoencoder_graph()
+    graph.doc_string = note
+    model = graph.SerializeToString()
     passport = _PASSPORT.format(kind=kind, threshold=threshold, window=window, hop=HOP, channels=CHANNELS,
                                 version=version).encode()
     rows = np.random.default_rng(1).normal(size=(models.ROWS, window // SAMPLES, CHANNELS, SAMPLES)).astype("f4")

@@ -32,11 +32,12 @@ class Bed:
         self.settings = Settings(batch=Batch(max_size=32), models=Models(
             folder=self.folder, state=place / "state", **{"allow_unsigned": True, **of_models}))
         self.installed: list[Any] = []
+        self.layouts = [(4, 32)]
         serving = SimpleNamespace(bundle=models.load(self.folder / "a"), shapes=[], replace=self.installed.append)
         self.fleet: Any = SimpleNamespace(servings={"made": serving})
         self.fitter = Fitter(self.settings, self)  # type: ignore[arg-type]
         self.offers = FolderModels(self.settings, self.fitter, self.fleet, self,  # type: ignore[arg-type]
-                                   lambda name: [(4, 32)])
+                                   lambda name: self.layouts)
         self.tried: list[Tried] = []
 
     def emit(self, name: str, **fields: Any) -> None:
@@ -99,13 +100,18 @@ def test_a_version_that_would_take_all_memory_is_refused_before_it_is_loaded_her
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "KiB: it was loaded here"
 
 
-def test_what_has_run_here_is_not_tried_out_again(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_has_run_here_in_the_same_shapes_is_not_tried_out_again(
+        bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
     monkeypatch.setattr(bed.fitter, "try_out", lambda bundle, shapes: tried.append(bundle.spec.version))
-    candidate = bed.offer("1.1.0")
-    for _ in range(2):
-        bed.prepare(candidate)
+    bed.prepare(bed.offer("1.1.0"))
+    bed.prepare(bed.offer("1.1.1", budget={"latency_ms": 500.0}))  # the same graph
     assert tried == ["1.1.0"]
+    bed.layouts[:] = [(4, 16)]
+    bed.prepare(bed.offer("1.1.2"))
+    models.bundle(bed.folder / "v1.2.0", models.dense(2), version="1.2.0")
+    bed.prepare(bed.offers.offers()["made"])
+    assert tried == ["1.1.0", "1.1.2", "1.2.0"]
 
 
 def test_a_version_that_changes_while_it_is_read_or_that_serves_already_is_refused(bed: Bed) -> None:
