@@ -88,7 +88,8 @@ figure{margin:14px 0;min-width:0}figcaption{font-weight:600;margin-bottom:4px}.n
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(520px,100%),1fr));gap:8px 28px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--edge);white-space:nowrap}
-th:first-child,td:first-child{text-align:left;padding-left:4px}th[scope=row]{font-weight:400;white-space:normal;min-width:7em}thead th{color:var(--soft)}
+th:first-child,td:first-child{text-align:left;padding-left:4px}th[scope=row]{font-weight:400;white-space:normal;min-width:7em}
+thead th{color:var(--soft)}
 .facts td{text-align:left;white-space:normal;overflow-wrap:anywhere}
 tr.ours th,tr.ours td{font-weight:600}tr.anchor,tr.baseline,tr.left-out{color:var(--soft)}
 tr.bar td,tr.bar th{font-style:italic}small{font-weight:400;color:var(--soft);margin-left:4px}
