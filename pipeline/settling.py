@@ -8,9 +8,9 @@ from engines.baselinespec import BaselineSpec
 from engines.bundle import ModelSpec
 from pipeline import advise, answers, baseline, drift, episodes, judge, refuse
 from pipeline.batch import Batch, Segment
-from pipeline.columns import F64, Array, Bool, Effects
+from pipeline.columns import F64, I64, Array, Bool, Effects
 from pipeline.infer import Outcome
-from pipeline.state import JUDGED, ROWS_DEAD_LETTERED, ROWS_SCORED
+from pipeline.state import JUDGED, ROWS_DEAD_LETTERED, ROWS_SCORED, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
         if spec.baseline is not None:
             score, z = _by_baseline(spec.baseline, scored, seg, said, effects)
         unknown = said.unknown != 0
+        _tell_unknown(pool, slot, said, effects)
     band = None
     if spec.drift is not None:
         band = _drifts(terms, scored, seg, score, good if unknown is None else good & ~unknown, effects)
@@ -77,6 +78,15 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
     if terms.assessments:
         effects.assessments += advise.assessments(pool, np.flatnonzero(good), slot, seq, t_end, score, state, said,
                                                   band)
+
+
+def _tell_unknown(pool: Pool, slot: I64, said: answers.Answers, effects: Effects) -> None:
+    """Tell the log of rows whose answer counts for nothing: assets that nobody watches meanwhile."""
+    rows = np.flatnonzero((said.unknown != 0) & (pool.table["historical"][slot] == 0))
+    if len(rows):
+        who = pool.slots[slot[rows[-1]]]
+        assert who is not None
+        effects.notes.append(("unknown", {"count": len(rows), "asset": who.asset, "why": said.why_unknown(rows[-1])}))
 
 
 def _drifts(terms: Terms, scored: Scored, seg: Segment, score: F64, usable: Bool, effects: Effects) -> F64:

@@ -113,6 +113,9 @@ EVENTS: dict[str, Event] = {
     "started_over": Event(
         _INFO, "a machine event was obeyed: what was learnt of the asset is void, its alert is cleared",
         "kizashi_machine_events_total", quiet_s=_QUIET_S),
+    "unknown": Event(
+        _INFO, "rows that are scored and not judged, as their model does not know; the line shows the newest asset",
+        quiet_s=_QUIET_S),
     "alerts": Event(
         # The newest of each kind once a second: during a flood the log stays readable, the topic has them all.
         _INFO, "alerts published; the line shows the newest", "kizashi_alerts_total", ("state", "severity"),

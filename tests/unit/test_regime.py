@@ -171,6 +171,9 @@ def test_load_outside_of_the_range_seen_is_unknown_and_no_anomaly():
     assert len(state) == 90
     assert state[:20] == [0] * 20 and state[21:40] == [3] * 19 and state[-20:] == [0] * 20
     assert set(why) == {"", "operating point never calibrated"}
+    told = [fields for event, fields in rig.effects.notes if event == "unknown"]
+    assert {(f["asset"], f["why"]) for f in told} == {("p", "operating point never calibrated")}
+    assert sum(f["count"] for f in told) == state.count(3)
     assert rig.effects.alerts == []
 
 
