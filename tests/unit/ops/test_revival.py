@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.ops import revival
 from pipeline.ops.revival import Revival, Wanted, needs_source
-from schemas import DeadLetter, TelemetryFrame
+from schemas import DeadLetter, MachineEvent, TelemetryFrame
 from schemas.codec import decode_frame, encode
 
 WANTED = Wanted("kizashi.telemetry.v1")
@@ -48,6 +48,13 @@ def test_nothing_but_the_flag_changes():
     before, after = decode_frame(original), decode_frame(value)
     assert (after.asset, after.birth_id, after.seq, after.t0_ns, after.data) == (
         before.asset, before.birth_id, before.seq, before.t0_ns, before.data)
+
+
+def test_a_machine_event_is_not_sent_again_because_its_place_is_gone():
+    original = encode(MachineEvent("pump-1", "part_replaced", 5))
+    revived = Revival(WANTED)
+    revived.add(letter(original, reason="unknown_asset"), original)
+    assert sent(revived) == [] and revived.fates["event"] == 1
 
 
 def test_a_frame_that_died_twice_goes_out_once():

@@ -6,6 +6,7 @@ import json
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pipeline.cli.main import main
@@ -17,6 +18,7 @@ from pipeline.plant.faults import Fault
 from pipeline.plant.replay import Replay
 from pipeline.plant.simulator import Plant
 from pipeline.plant.source import Source
+from schemas import MachineEvent
 from schemas.codec import encode
 
 SKAB_DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "skab"
@@ -142,3 +144,20 @@ def test_replay_ends_with_the_model_exit_code_when_a_bundle_is_absent(capture: P
 def test_replay_of_csv_asks_for_the_map(tmp_path: Path) -> None:
     code, _, err = kizashi("replay", tmp_path / "0.csv", "--out", tmp_path)
     assert code == 5 and "--map" in err
+
+
+def test_a_machine_event_in_a_capture_is_obeyed_at_its_place(tmp_path: Path) -> None:
+    content = records(800)
+    open_at = next(i for i, r in enumerate(content) if r.key == b"line1/pump-02" and i > 2600)
+    event = MachineEvent("line1/pump-02", "part_replaced", 5, "sato", "bearing")
+    content.insert(open_at, Record("kizashi.telemetry.v1", 0, 10**6, content[open_at].timestamp_ms, b"line1/pump-02",
+                                   encode(event)))
+    for at, record in enumerate(content[len(PLANT.births):]):
+        content[len(PLANT.births) + at] = msgspec.structs.replace(record, offset=at)
+    with Replay(Settings()) as run:
+        effects = list(run.run(Source((a_capture(tmp_path / "x.capture", content),))))
+        totals = run.totals()
+    alerts = [a for e in effects for a in e.alerts if a.asset == "line1/pump-02"]
+    assert [a.state for a in alerts][-1] == "cleared" and "a part was replaced by sato: bearing" in alerts[-1].why
+    assert [name for e in effects for name, _ in e.notes if name == "started_over"] == ["started_over"]
+    assert totals["received"] == totals["judged"] == len(content) - len(PLANT.births)
