@@ -8,6 +8,8 @@ import pytest
 from pipeline import checkpoint, terms
 from pipeline.checkpoint import BlockRecord, Restored, Snapshot, encode
 from pipeline.state import Partition
+from schemas import MachineEvent
+from schemas.codec import encode as encode_message
 from tests.rig import Rig, birth, frame, window_bundle
 
 A, B = birth("a"), birth("b")
@@ -201,3 +203,46 @@ def test_a_term_begun_within_an_ownership_lies_above_it_and_below_every_successo
     stored = {f"{again}|manifest": b"paused", f"{successor}|manifest": b"next"}
     assert terms.sort_out(stored).records == {"manifest": b"next"}
     assert terms.sort_out({f"{first}|manifest": b"old", f"{again}|manifest": b"new"}).records == {"manifest": b"new"}
+
+
+def calibration(asset: str = "a") -> bytes:
+    return encode_message(MachineEvent(asset, "recalibrate", 1))
+
+
+@pytest.mark.parametrize("limit", [256, 2])
+def test_an_event_that_waits_or_waited_in_vain_is_no_other_births_when_only_that_was_written(
+        limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An asset lives under one birth while frames of its next one wait, and an event among them."""
+    monkeypatch.setattr("pipeline.seating.MAX_WAITING_FRAMES", limit)
+    again = birth("a", start=2)
+    log = [frame(A, 0, 1.0), frame(A, 1, 1.0), frame(again, 0), calibration(), frame(again, 1), frame(again, 2)]
+
+    def run(one: Rig, upto: int) -> None:
+        one.flow.patient = True
+        feed(one, log[:upto])
+        if one.flow.overdue(0):
+            one.flow.give_up(0)
+
+    one = rig(A, B)
+    run(one, 1)
+    stored = records(checkpoint.take(one.part(), "m1", 1))
+    run(one, 6)
+    snap = checkpoint.take(one.part(), "m2", 1)
+    other = rig(A, B)
+    other.flow.patient = True
+    restored(other, stored | {checkpoint.UNASSIGNED: encode(dict(snap.blocks)[checkpoint.UNASSIGNED])})
+    run(other, 6)
+    assert other.totals() == one.totals() and one.totals()["dead_lettered"] == (2 if limit == 2 else 0)
+    assert not other.effects.notes and len(other.rows) == len(one.rows) == 1
+
+
+def test_an_event_for_nobody_is_counted_once_when_the_asset_comes_later() -> None:
+    log = [calibration(), frame(A, 0), frame(A, 1), calibration(), frame(A, 2)]
+    one = rig()
+    stored = records(checkpoint.take(one.part(), "m0", 1))
+    feed(one, log)
+    snap = checkpoint.take(one.part(), "m1", 1)
+    for keep in (lambda key: key == checkpoint.UNASSIGNED, lambda key: key != checkpoint.UNASSIGNED, lambda key: True):
+        other = rig()
+        restored(other, stored | {key: encode(r) for key, r in snap.blocks if keep(key)})
+        assert feed(other, log).totals() == one.totals()
