@@ -31,6 +31,8 @@ from schemas import (
 from schemas.alert import Severity, State
 
 SILENT, DRIFT = "silent", "drift"
+#: A line is told of from here on: the height of what a search finds in noise is 0 dB on average and 2 dB seldom.
+CLEAR_DB = 3.0
 #: Beside the inputs, what drift detection watches.
 SCORE = "score"
 
@@ -108,9 +110,16 @@ class _What:
             out.append(f"remaining life {much}{self.life.mean:.0f} {self.life.unit} "
                        f"(80 %: {self.life.p10:.0f} to {self.life.p90:.0f})")
         if self.line is not None:
-            out.append(f"line at {self.line.found_hz:.1f} Hz, expected {self.line.expected_hz:.1f}, "
-                       f"{self.line.snr_db:.0f} dB above chance")
+            out.append(line_text(self.line.expected_hz, self.line.found_hz, self.line.order, self.line.snr_db))
         return out
+
+
+def line_text(expected_hz: float, found_hz: float, order: float, snr_db: float) -> str:
+    """Say which line was looked for, and whether it is there."""
+    if snr_db < CLEAR_DB:
+        return f"its line, expected at {expected_hz:.1f} Hz, does not stand above chance"
+    return (f"line at {found_hz:.1f} Hz, expected {expected_hz:.1f}, order {order:.2f}, "
+            f"{snr_db:.0f} dB above chance")  # fmt: skip
 
 
 def _names(pool: Pool, who: Slot) -> tuple[str, ...]:

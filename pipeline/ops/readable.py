@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from pipeline.advise import line_text
 from pipeline.ops.reader import Record
 from schemas import Alert, Assessment, AssetBirth, DeadLetter, RowAnswers
 from schemas.codec import DECODE_ERRORS, decode_alert, decode_assessment, decode_birth, decode_deadletter
@@ -85,8 +86,7 @@ def answers_text(answers: RowAnswers, row: int) -> str:
     if answers.life is not None:
         out.append(f"remaining life {life_text(answers.life[row], answers.life_cap, answers.life_unit or '')}")
     if answers.line is not None and any(answers.line[row]):
-        expected, found, order, snr = answers.line[row]
-        out.append(f"line at {found:.1f} Hz, expected {expected:.1f}, order {order:.2f}, {snr:.0f} dB above chance")
+        out.append(line_text(*answers.line[row]))
     if answers.contributions is not None and answers.channels is not None:
         parts = sorted(zip(answers.contributions[row], answers.channels, strict=True), reverse=True)[:_LARGEST]
         why = ", ".join(f"{name} {share:.0%}" for share, name in parts if share >= 0.005)

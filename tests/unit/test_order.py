@@ -7,6 +7,7 @@ import pytest
 
 from engines.orders import Orders
 from pipeline import checkpoint, listening, terms
+from pipeline.advise import line_text
 from pipeline.listening import REASONS
 from pipeline.resample import resample
 from schemas import AssetBirth
@@ -262,9 +263,14 @@ def test_an_alert_says_what_where_how_sure_and_why() -> None:
     alert = rig.alerts[0]
     assert (alert.mode, alert.confidence, alert.component) == ("outer", pytest.approx(0.4), "bearing_de")
     assert [(c.channel, c.share) for c in alert.contributions] == [("acc", 1.0)]
-    assert alert.line is not None and alert.line.expected_hz == 30.0
-    assert alert.why.startswith("bearing_de, heard by acc: outer (40%); line at ")
+    assert alert.line is not None and alert.line.expected_hz == pytest.approx(11.94)
+    assert alert.why.startswith("bearing_de, heard by acc: outer (40%); line at 11.9 Hz, expected 11.9, order ")
     assert alert.window is not None and alert.window.frames == 7
     said = rig.effects.assessments[0].answers
     assert said is not None and (said.component, said.channels) == ("bearing_de", ("acc",))
     assert said.contributions is not None and set(said.contributions) == {(1.0,)}
+
+
+def test_a_line_that_is_not_there_is_not_told_as_found() -> None:
+    assert line_text(141.2, 142.9, 4.77, -0.3) == "its line, expected at 141.2 Hz, does not stand above chance"
+    assert line_text(107.4, 107.1, 3.57, 14.2) == "line at 107.1 Hz, expected 107.4, order 3.57, 14 dB above chance"

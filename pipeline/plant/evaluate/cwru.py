@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.orders import KNOWN, Orders
+from pipeline.advise import line_text
 from pipeline.errors import InputError
 from pipeline.plant import cwru
 from pipeline.plant.cwru import Recording
@@ -193,7 +194,7 @@ def square(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def per_bearing(name: str, compared: Compared) -> Table:
     """Return the table of bearings: how many windows were named right, and what the others were called."""
-    table = Table(name, ("bearing", "windows", "right %", "answered %", "right of those %", "called"))
+    table = Table(name, ("bearing", "windows", "right %", "answered %", "right of those %", "called"), digits=0)
     for bearing in np.unique(compared.bearing):
         mine = compared.bearing == bearing
         label, said, known = compared.label[mine][0], compared.said[mine], compared.known[mine]
@@ -207,15 +208,14 @@ def per_bearing(name: str, compared: Compared) -> Table:
 def per_recording(rows: Sequence[Judged], truth: Mapping[str, Truth], seen: set[str]) -> Table:
     """Return the table of recordings: vote, alarm, and the line that was found in the window of the largest score."""
     table = Table("Per recording", ("recording", "true", "most windows say", "windows", "unknown %", "alarm", "line",
-                                    "most often unknown because"))  # fmt: skip
+                                    "most often unknown because"), digits=0)  # fmt: skip
     for name in dict.fromkeys(r.recording for r in rows):
         mine = [r for r in rows if r.recording == name]
         votes = [r.forced for r in mine]
         vote = max(LABELS, key=votes.count)
         why = [r.unknown for r in mine if r.unknown]
         best = max((r for r in mine if r.forced == vote), key=lambda r: r.score)
-        expected, found, order, snr = best.line
-        line = f"{found:.1f} Hz (expected {expected:.1f}), order {order:.2f}, {snr:.0f} dB" if any(best.line) else None
+        line = line_text(*best.line) if any(best.line) else None
         table.add(name, truth[name].label if name in truth else None, vote, len(mine), 100 * len(why) / len(mine),
                   "yes" if any(r.state == 2 for r in mine) else "no", line if vote != "normal" else None,
                   max(set(why), key=why.count) if why else None, kind="left out" if name in seen else "ours")
