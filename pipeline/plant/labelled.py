@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.columns import Array, Poll
 from pipeline.errors import InputError
-from pipeline.judge import ACTIVE
+from pipeline.judge import ACTIVE, UNKNOWN
 from pipeline.plant.csvmap import CsvMap
 from pipeline.plant.source import Retired
 from schemas import Assessment, AssetBirth
@@ -137,7 +137,9 @@ class Attribution:
             experiment = self._by_asset[a.asset]
             for seq, score, limit, state in zip(a.seq, a.score, a.limit, a.state, strict=True):
                 rows = slice(seq * self.samples_per_frame, None)
-                experiment.score[rows], experiment.alarm[rows] = score / limit, state == ACTIVE
+                experiment.score[rows] = score / limit
+                if state != UNKNOWN:  # an alert stands until a row that is known clears it
+                    experiment.alarm[rows] = state == ACTIVE
 
     def finish(self) -> None:
         """Raise InputError if two files shared an asset, so that their rows could not be told apart."""

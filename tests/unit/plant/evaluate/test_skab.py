@@ -22,6 +22,7 @@ from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged
 from pipeline.plant.evaluate.skabcv import alarms, chart, values_of
 from pipeline.plant.labelled import Attribution, read_experiment
 from pipeline.plant.source import Source
+from schemas import Assessment
 
 SKAB_DATA = Path(__file__).resolve().parents[5] / "shared" / "data" / "skab"
 SKAB_COLUMNS = (
@@ -203,6 +204,16 @@ def test_arrays_that_the_choice_looks_at_are_what_the_flow_says(tmp_path: Path) 
     score = chart(*values_of(path, csv_map), spec.mewma)
     np.testing.assert_allclose(score, flow.score[TRAIN_ROWS:], rtol=1e-5, atol=1e-6)
     assert alarms(score, spec.judge).tolist() == (flow.alarm[TRAIN_ROWS:] == 1).tolist()
+
+
+def test_alarm_goes_on_through_rows_that_are_unknown(tmp_path: Path) -> None:
+    experiment = read_experiment(a_rig(tmp_path / "valve1" / "0.csv", rows=20), load_map(Path("skab")))
+    attribution = Attribution([experiment], 1)
+    list(attribution.watch(Source((experiment.path,), load_map(Path("skab")))))
+    states = (0, 2, 2, 3, 3, 2, 0, 3, 0)
+    attribution.take([Assessment(
+        "skab/valve1/0", "0" * 16, "m", tuple(range(10, 19)), (0,) * 9, (2.0,) * 9, (1.0,) * 9, states)])
+    assert experiment.alarm[10:19].tolist() == [0, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
 def test_comparison_counts_rows_episodes_delays_and_overruns() -> None:
