@@ -42,6 +42,11 @@ class Orders:
         if abs(self.bpfo + self.bpfi - self.bpfo / self.ftf) > 0.1 * self.bpfo / self.ftf:
             found.append(f"bpfo + bpfi = {self.bpfo + self.bpfi:g} and bpfo / ftf = {self.bpfo / self.ftf:g} differ: "
                          "both are the number of rolling elements")
+        # (1 - g^2) / 2g with g = d/D cos a, less with a contact angle; tables often give the passes of a ball's defect.
+        g = 1.0 - 2.0 * self.ftf
+        if not found and self.bsf > 1.25 * (1.0 - g * g) / (2.0 * g):
+            found.append(f"bsf {self.bsf:g} is more than a ball can turn, {(1.0 - g * g) / (2.0 * g):.3g}: is it the "
+                         "passes of its defect? Give the turns of a ball about itself, half of them")
         return found
 
     def lines_hz(self, rpm: float) -> Array:

@@ -60,8 +60,11 @@ class Recording:
         return resample(x - x.mean(), share.numerator, share.denominator).astype(np.float32)
 
 
-def read(folder: Path, labels: bool = True) -> list[Recording]:
-    """Return all recordings of `folder` by name; InputError names what cannot be read. labels=False: never look."""
+def read(folder: Path, labels: bool = True, skipped: list[str] | None = None) -> list[Recording]:
+    """Return all recordings of `folder` by name; InputError names what cannot be read. labels=False: never look.
+
+    skipped: gets why a file is no recording; without it the first such file raises.
+    """
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise InputError(f"{folder} holds no recording (*.npz)")
@@ -70,7 +73,21 @@ def read(folder: Path, labels: bool = True) -> list[Recording]:
     if labels and index.is_file():
         with index.open(newline="", encoding="utf-8-sig") as lines:
             known = {row["file"].removesuffix(".npz"): row for row in csv.DictReader(lines)}
-    return [_one(path, known.get(path.stem)) for path in paths]
+    found, assets = list[Recording](), dict[str, Path]()
+    for path in paths:
+        try:
+            recording = _one(path, known.get(path.stem))
+            twin = assets.setdefault(asset_of(path.stem), path)
+            if twin is not path:
+                raise InputError(f"{path.name} and {twin.name} would be one asset, {asset_of(path.stem)}; rename one")
+            found.append(recording)
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+    if not found:
+        raise InputError(f"{folder} holds no recording: {(skipped or [''])[0]}")
+    return found
 
 
 def _one(path: Path, row: dict[str, str] | None) -> Recording:

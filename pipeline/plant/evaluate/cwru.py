@@ -41,8 +41,10 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
     """
     bearing, orders = geometry(options)
     settings = routed(settings, cwru.ASSET_CLASS, BUNDLE)
-    recordings = cwru.read(data, labels=False)
+    skipped = list[str]()
+    recordings = cwru.read(data, labels=False, skipped=skipped)
     report = Report("CWRU bearings", f"kizashi evaluate cwru --data {data} --out {out}" + _flags(options))
+    report.summary += [f"left out: {why}" for why in skipped]
     report.facts.append(("geometry", f"orders {orders}" if orders else f"bearing {bearing}, {KNOWN[bearing]}"))
     if options.protocol == "cv":
         from pipeline.plant.evaluate.cwrucv import cross_validated
@@ -65,7 +67,7 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
         (f"{r.name}.npz", r.sha256[:SHOWN] + (", trained on: left out of the headline" if r.name in seen else ""))
         for r in recordings)]
     report.summary += sorted(set(refused))
-    describe(report, rows, truths(cwru.read(data)), seen)
+    describe(report, rows, truths(cwru.read(data, skipped=[])), seen)
     return report
 
 

@@ -126,6 +126,7 @@ def test_orders_of_the_catalogue_follow_from_the_geometry() -> None:
 
 
 @pytest.mark.parametrize(("orders", "word"), [
+    (Orders(3.58, 5.42, 4.7135, 0.398), "half of them"),
     (Orders(5.4, 3.6, 2.36, 0.398), "swapped"), (Orders(3.58, 5.42, 2.36, 0.6), "ftf"),
     (Orders(3.58, 5.42, 0.0, 0.4), "positive"), (Orders(3.58, 9.0, 2.36, 0.398), "rolling elements"),
     (Orders(float("nan"), 5.42, 2.36, 0.4), "finite"),

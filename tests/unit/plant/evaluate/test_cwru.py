@@ -98,6 +98,20 @@ def test_without_a_speed_every_answer_is_unknown_with_a_best_guess(tmp_path: Pat
     assert all(r["prob_IR"] for r in rows)
 
 
+def test_what_is_no_recording_is_left_out_and_named(tmp_path: Path) -> None:
+    rigs.recording(tmp_path, "good one", "N", seconds=1.6)
+    rigs.recording(tmp_path, "good@one", "N", seconds=1.6)
+    rigs.recording(tmp_path, "slow", "N", rate=8000)
+    np.savez(tmp_path / "table.npz", x=np.zeros(3))
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    (tmp_path / "notes.txt").write_text("not ours")
+    rows, lines = run(tmp_path, tmp_path / "out")
+    assert [r["recording"] for r in rows] == ["good one", "good one"]
+    said = " ".join(line for line in lines if line.startswith("left out: "))
+    assert "slow.npz has 8000 samples/s" in said and "table.npz is no recording" in said and "torn.npz" in said
+    assert "good@one.npz and good one.npz would be one asset" in said
+
+
 def test_another_bearing_is_named_or_described(tmp_path: Path) -> None:
     rigs.recording(tmp_path, "fan_end", "OR6", bearing="6203-2RS", rate=48_000, strength=6.0)
     wrong, _ = run(tmp_path, tmp_path / "a")
