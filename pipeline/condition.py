@@ -65,7 +65,9 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
     ordered = slot[order]
     # elementwise, so that doing it for all frames at once gives the bits of doing it one by one
     raw = data[live[order]]
-    if spec.regime_quantities:
+    # most assets have no driver, and then nothing of this may cost much
+    driven = bool(spec.regime_quantities) and bool((table["driver"][ordered, 0] >= 0).any())
+    if driven:
         _explain(table, ordered, raw)
     pushed = (raw - table["center"][ordered][:, :, None]) / table["scale"][ordered][:, :, None]
     pushed *= spec.smoothing
@@ -85,7 +87,7 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
         number[order[a:b]] = counted[at]
     done = np.flatnonzero(number % (spec.hop or pool.samples) == 0)
     rows = _rows(pool, batch, live[done], z[done])
-    if spec.regime_quantities:
+    if driven:
         doubt = doubts(table, rows.slot, z[done])
         if doubt.any():
             rows.doubt, rows.reasons = doubt, REASONS
