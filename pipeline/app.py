@@ -100,7 +100,8 @@ class Runtime:
         self.watched = settings.models.folder is not None and settings.models.poll_s > 0 and engines is None
         refused: list[str] = []
         self.fitter = made = fitter(settings, self.events) if engines is None else None
-        try_out = (lambda bundle: made.try_out(bundle, ())) if made is not None else None
+        # Without a watch nobody notes what served, and every restart would wait for a trial.
+        try_out = (lambda bundle: made.try_out(bundle, ())) if made is not None and self.watched else None
         self.bundles = dict(bundles) if bundles is not None else bundles_of(settings, refused, resume=self.watched,
                                                                             try_out=try_out)
         for why in refused:
