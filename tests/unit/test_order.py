@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from engines.orders import Orders
 from pipeline import checkpoint, listening, terms
 from pipeline.advise import line_text
 from pipeline.listening import REASONS
 from pipeline.resample import resample
+from pipeline.succession import Succession
 from schemas import AssetBirth
 from tests.orderrig import BEARING, ORDERS, SPEC, Hears, asset, bundle
 from tests.rig import Rig, frame
@@ -274,3 +276,26 @@ def test_an_alert_says_what_where_how_sure_and_why() -> None:
 def test_a_line_that_is_not_there_is_not_told_as_found() -> None:
     assert line_text(141.2, 142.9, 4.77, -0.3) == "its line, expected at 141.2 Hz, does not stand above chance"
     assert line_text(107.4, 107.1, 3.57, 14.2) == "line at 107.1 Hz, expected 107.4, order 3.57, 14 dB above chance"
+
+
+def test_another_version_of_the_state_warms_up_beside_the_old_one_and_goes_on() -> None:
+    of, records = asset(), frames(asset(), signal(n=2400))
+    rig = Rig.make(bundle(), [of], engine=Hears())
+    rig.poll(records[:20])
+    rig.drain()
+    newer = bundle(spec=replace(SPEC, hop=50))
+    rig.flow.successions["ord"] = Succession(newer)
+    rig.poll(records[20:24])
+    assert rig.flow.successions["ord"].cold([rig.part()]) == ["m"]
+    rig.poll(records[24:40])
+    rig.drain()
+    assert rig.flow.successions["ord"].cold([rig.part()]) == []
+    rig.flow.succeed(newer, Hears.inputs)
+    before = len(rig.engine.samples)
+    rig.poll(records[40:])
+    rig.drain()
+    rig.totals()
+    alone = run(of, records[20:], spec=newer.spec.order)  # the heir began with frame 20
+    after = rig.engine.samples[before:]
+    assert len(after) == 24
+    np.testing.assert_array_equal(after, alone.engine.samples[-24:])
