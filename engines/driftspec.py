@@ -18,12 +18,13 @@ _NOISE = 3.0
 class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Two detectors on the rows of an asset that are far from an alarm, and how they act.
 
-    input: an input of the graph, as "z" or a window "x" (its mean per channel), whose distribution is compared with
-    that of the asset's first rows (population stability index); none: only the score's. every: one of so many rows is
-    looked at, because rows of a recursion resemble their neighbours. reference: rows looked at for the place and width
-    of the bins, and as many again for what lies in them. window: rows looked at before distributions are compared.
-    bins: of equal probability for a normal variable. psi: limit of the index. confirm: windows in a row that a detector
-    objects to and that make a drift. restore: windows in a row like the reference that end one.
+    input: an input of the graph, as "z" or a window "x" (its mean per channel), or the features of a `[baseline]`.
+    Their distribution is compared with that of the asset's first rows (population stability index); none: only the
+    score's. every: one of so many rows is looked at, because rows of a recursion resemble their neighbours. reference:
+    rows looked at for the place and width of the bins, and as many again for what lies in them. window: rows looked at
+    before distributions are compared. bins: of equal probability for a normal variable. psi: limit of the index.
+    confirm: windows in a row that a detector objects to and that make a drift. restore: windows in a row like the
+    reference that end one.
     tolerance, trip: of the Page-Hinkley test on the score, in units of the alarm threshold.
     widen: factor on the threshold while an asset drifts. annunciate: whether the drift's own message calls somebody.
     """

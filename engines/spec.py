@@ -188,6 +188,8 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True):
         """Return how many numbers of a row drift detection compares beside its score; of windows, a mean a channel."""
         if self.drift is None or self.drift.input is None:
             return 0
+        if self.baseline is not None and self.drift.input == self.outputs.features:
+            return self.baseline.width(channels)
         shape = self.rows(channels, samples_per_frame)[self.drift.input]
         return shape[0] if len(shape) == 1 else shape[1]
 
@@ -295,7 +297,8 @@ def _kind_faults(spec: ModelSpec) -> list[str]:
 
 
 def _drift_input(spec: ModelSpec, name: str | None) -> list[str]:
-    there = {n: shape for n, shape in spec.rows(1, 1).items() if len(shape) in (1, 3)}
+    there = [n for n, shape in spec.rows(1, 1).items() if len(shape) in (1, 3)]
+    there += [spec.outputs.features] if spec.baseline is not None and spec.outputs.features else []
     if name is None or name in there:
         return []
     return [f"drift.input = {name!r} is none of what rows of kind {spec.kind!r} have: {', '.join(there)}"]

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from pipeline.answers import Answers
 from pipeline.columns import F64, I64, NS_PER_MS, Array
-from pipeline.drift import Change
 from pipeline.judge import Transition, shares
 from pipeline.listening import listen
 from pipeline.state import Pool, Slot
@@ -59,7 +57,7 @@ def alert(pool: Pool, t: Transition, *, score: float, t_end: int, seq: int, ts_m
     elif heard:
         ranked = [(heard, 1.0, "flat")]
     what = _What.of(answers, t.row)
-    why_not = _stale(ts_ms, t_end, stale_ms)
+    why_not = stale(ts_ms, t_end, stale_ms)
     limit = spec.threshold * band
     period = 1e9 / birth.rate_hz
     return Alert(
@@ -148,7 +146,8 @@ def _provisional(pool: Pool, slot: int) -> bool:
     return bool(pool.table["provisional"][slot]) or ("suspect" in names and bool(pool.table["suspect"][slot]))
 
 
-def _stale(ts_ms: int, t_end: int, stale_ms: int) -> str | None:
+def stale(ts_ms: int, t_end: int, stale_ms: int) -> str | None:
+    """Say why an alert is too old to annunciate, None if it is not."""
     late_ms = ts_ms - t_end // NS_PER_MS
     if late_ms <= stale_ms:
         return None
@@ -200,49 +199,6 @@ def silence(pool: Pool, slot: int, silent_ms: int, *, seq: int, since_ms: int, b
         t_raised=raised_ns, t_cleared=None if back_ms is None else t_last, score=float(back_ms is None), threshold=1.0,
         why=why, birth_id=birth.birth_id, seq=seq, model="clock", iso13374_block="DA",
     )
-
-
-def drift(pool: Pool, change: Change, *, t_end: int, seq: int, ts_ms: int, stale_ms: int) -> Alert:
-    """Build the alert that an asset is no longer as it was at its beginning, from the row that made it certain."""
-    who, spec = pool.slots[change.slot], pool.bundle.spec
-    assert who is not None and spec.drift is not None
-    birth, told = who.birth, spec.drift
-    ranked: list[tuple[str, float, str]] = []
-    if change.shares is not None:
-        ranked = shares(change.shares, (*_watched(pool, who), SCORE), None)
-    why_not = _stale(ts_ms, t_end, stale_ms)
-    if why_not is None and not told.annunciate:
-        why_not = "a drift asks for maintenance, not for an operator (annunciate in the model's [drift])"
-    rows = told.window * told.every
-    if change.detector == "inputs":
-        said = f"no longer distributed as in its first rows, stability index {change.value:.2f} over {rows} rows"
-        said = f"{', '.join(f'{name} ({share:.0%})' for name, share, _ in ranked[:3])}: {said}"
-    else:
-        said = f"the score rose and stays, Page-Hinkley {change.value:.2f}"
-    why = (f"{said}, limit {change.limit:g}. Alerts are provisional and their limit is {told.widen:g} x the usual one "
-           f"until all is as before for {told.restore * rows} rows. If this is how it runs now: `kizashi calibrate "
-           f"{who.asset}`; if not, look for wear, fouling or a sensor that ages")
-    return Alert(
-        alert_id=alert_id(birth.site, who.asset, DRIFT, birth.birth_id, seq), revision=1, state="raised", active=True,
-        site=birth.site, asset=who.asset, asset_class=birth.asset_class, rule=DRIFT, severity="low",
-        criticality=birth.criticality, annunciate=why_not is None, annunciate_why_not=why_not, t_first=t_end,
-        t_last=t_end, t_raised=t_end, score=round(change.value / change.limit, 3), threshold=1.0, why=why,
-        birth_id=birth.birth_id, seq=seq, model=f"{spec.name}@{spec.version}", provisional=True, iso13374_block="HA",
-        contributions=tuple(Contribution(name, share, "flat") for name, share, _ in ranked),
-    )
-
-
-def drift_over(alert: Alert, why: str, t_end: int) -> Alert:
-    """Clear a drift's alert."""
-    return replace(alert, revision=alert.revision + 1, state="cleared", active=False, t_last=t_end, t_cleared=t_end,
-                   score=0.0, why=why, contributions=())
-
-
-def _watched(pool: Pool, who: Slot) -> tuple[str, ...]:
-    """Name the numbers that drift detection compares: channels, where there is one for each."""
-    spec, names = pool.bundle.spec, _names(pool, who)
-    count = spec.watched(pool.channels, pool.samples)
-    return names if len(names) == count else tuple(f"{spec.drift and spec.drift.input}[{k}]" for k in range(count))
 
 
 def calibration(

@@ -63,8 +63,7 @@ def columns(spec: DriftSpec | None, inputs: int) -> tuple[Column, ...]:
 class Change:
     """A drift began or ended at row `row` of slot `slot`.
 
-    detector: "inputs", "score". value, limit: of its statistic. shares: (inputs + 1,) index of each input, the score
-    last, where inputs found it.
+    detector: "inputs", "score". value, limit: of its statistic. index: (inputs + 1,) of each input, the score last.
     """
 
     row: int
@@ -73,7 +72,7 @@ class Change:
     detector: str
     value: float
     limit: float
-    shares: F64 | None = None
+    index: F64
 
 
 def step(pool: Pool, spec: DriftSpec, slot: I64, score: F64, inputs: F64, usable: Bool) -> tuple[F64, list[Change]]:
@@ -196,8 +195,9 @@ def _windows(pool: Pool, spec: DriftSpec, rows: I64, slot: I64, above: F64) -> l
     """Judge whole windows; above: of the Page-Hinkley test."""
     table, changes = pool.table, []
     index = stability(table["drift_expected"][slot], table["drift_found"][slot])
-    if "kept" in table:  # inputs that the model leaves out may do as they like
-        index[:, :-1] *= table["kept"][slot] != 0
+    for name in ("kept", "base_kept"):  # inputs that the model leaves out may do as they like
+        if name in table and table[name].shape[1] == index.shape[1] - 1:
+            index[:, :-1] *= table[name][slot] != 0
     worst = index.max(axis=1)
     moved, drifting = worst > spec.psi, table["drifting"][slot] != 0
     above = np.where(table["hinkley_rows"][slot] >= MIN_ROWS, above, 0.0)
@@ -210,10 +210,10 @@ def _windows(pool: Pool, spec: DriftSpec, rows: I64, slot: I64, above: F64) -> l
         at, begins = int(slot[i]), not drifting[i]
         table["drifting"][at], table["band"][at] = begins, spec.widen if begins else 1.0
         table.reset(at, ("drift_over", "drift_under", *HINKLEY))
-        by_score = begins and not moved[i]
-        value, limit = (above[i], spec.trip) if by_score else (worst[i], spec.psi)
-        changes.append(Change(int(rows[i]), at, begins, "score" if by_score else "inputs", float(value), limit,
-                              None if by_score else index[i]))
+        found = ("inputs", float(worst[i]), spec.psi)
+        if begins and not moved[i]:
+            found = ("score", float(above[i]), spec.trip)
+        changes.append(Change(int(rows[i]), at, begins, *found, index[i]))
     return changes
 
 

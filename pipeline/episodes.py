@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline import advise, judge
+from pipeline import advise, driftadvice, judge
 from pipeline.columns import NS_PER_MS, Effects, Silence
 from pipeline.state import Partition, Pool
 from schemas import Alert
@@ -69,15 +69,15 @@ def say(pool: Pool, slot: int, effects: Effects, alert: Alert) -> None:
 def drifts(pool: Pool, slots: Iterable[int], why: str, t_end: int | None, effects: Effects) -> None:
     """Clear the drift alerts of slots that drift no more. t_end: Unix ns; none: when the asset was last heard of."""
     for slot in slots:
-        known = pool.open.get((slot, advise.DRIFT))
+        known = pool.open.get((slot, driftadvice.RULE))
         if known is not None:
             last = int(pool.table["last_ts_ms"][slot]) * NS_PER_MS if t_end is None else t_end
-            say(pool, slot, effects, advise.drift_over(decode_alert(known), why, last))
+            say(pool, slot, effects, driftadvice.ended(decode_alert(known), why, last))
 
 
 def forget_drifts(pool: Pool, effects: Effects) -> None:
     """Clear the drift alerts of a pool whose state knows of no drift: another version judges it now."""
-    slots = [slot for slot, rule in pool.open if rule == advise.DRIFT]
+    slots = [slot for slot, rule in pool.open if rule == driftadvice.RULE]
     gone = [s for s in slots if "drifting" not in pool.table or not pool.table["drifting"][s]]
     drifts(pool, gone, f"{pool.bundle.spec.name} {pool.bundle.spec.version} judges the asset now", None, effects)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from engines.baselinespec import BaselineSpec
 from engines.bundle import ModelSpec
-from pipeline import advise, answers, baseline, drift, episodes, judge, refuse
+from pipeline import advise, answers, baseline, drift, driftadvice, episodes, judge, refuse
 from pipeline.batch import Batch, Segment
 from pipeline.columns import F64, I64, Array, Bool, Effects
 from pipeline.infer import Outcome
@@ -98,12 +98,12 @@ def _drifts(terms: Terms, scored: Scored, seg: Segment, score: F64, usable: Bool
         here, first = np.unique(slot, return_index=True)
         for k in np.flatnonzero(pool.table["drifting"][here] == 0).tolist():
             episodes.drifts(pool, [int(here[k])], "the asset has a new baseline", int(t_end[first[k]]), effects)
-    watched = _watched(scored.batch, seg, spec.input)
+    watched = _watched(scored, seg, spec.input)
     band, changes = drift.step(pool, spec, slot, score, watched, usable)
     for change in changes:
         row = change.row
         if change.begins:
-            episodes.say(pool, change.slot, effects, advise.drift(
+            episodes.say(pool, change.slot, effects, driftadvice.began(
                 pool, change, t_end=int(t_end[row]), seq=int(seq[row]), ts_ms=int(ts_ms[row]),
                 stale_ms=terms.stale_ms))
         else:
@@ -113,11 +113,12 @@ def _drifts(terms: Terms, scored: Scored, seg: Segment, score: F64, usable: Bool
     return band
 
 
-def _watched(batch: Batch, seg: Segment, name: str | None) -> F64:
+def _watched(scored: Scored, seg: Segment, name: str | None) -> F64:
     """Return what drift detection compares of each row beside its score, (n, C): an input, of windows their means."""
     if name is None:
         return np.zeros((seg.b - seg.a, 0))
-    x: F64 = batch.buffers[name][seg.here].astype(np.float64)
+    buffers = scored.batch.buffers
+    x: F64 = (buffers[name] if name in buffers else scored.outcome.outputs[name])[seg.here].astype(np.float64)
     if x.ndim == 4:
         # in one layout for every number of rows: the order of NumPy's sums follows it
         x = np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(len(x), x.shape[2], -1).mean(axis=-1)

@@ -51,7 +51,7 @@ class Stream:
 
 
 def said(changes: list[drift.Change]) -> list[tuple[object, ...]]:
-    return [(c.row, c.slot, c.begins, c.detector, c.value, c.limit, None if c.shares is None else c.shares.tolist())
+    return [(c.row, c.slot, c.begins, c.detector, c.value, c.limit, c.index.tolist())
             for c in changes]
 
 

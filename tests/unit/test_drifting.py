@@ -15,6 +15,7 @@ from pipeline.succession import Succession
 from schemas import Alert
 from schemas.codec import encode_alert
 from tests.rig import Rig, birth, frame, mewma_bundle, window_bundle
+from tests.unit import test_baseline_flow
 
 SPEC = DriftSpec(input="z", every=4, reference=32, window=16, bins=4, psi=1.5, restore=2, widen=1.5)
 ASSETS = [birth("d0"), birth("d1")]
@@ -155,6 +156,19 @@ def test_of_windows_the_mean_of_each_channel_is_watched() -> None:
     rig = play(log(shift=1.5), [0, 1400], replace(of, spec=msgspec.structs.replace(of.spec, drift=spec)))
     (told,) = [a for a in said(rig) if a.state == "raised"]
     assert told.asset == "d0" and told.contributions[0].channel == "a"
+
+
+def test_of_a_baseline_its_features_are_watched_by_their_names() -> None:
+    spec = DriftSpec(input="features", every=2, reference=64, window=32, psi=0.9, trip=500.0)
+    of = test_baseline_flow.bundle()
+    rig = test_baseline_flow.rig(replace(of, spec=msgspec.structs.replace(of.spec, drift=spec, threshold=5.0)))
+    test_baseline_flow.feed(rig, 0, 700)
+    assert said(rig) == []
+    test_baseline_flow.feed(rig, 700, 1100, shift=1.5, assets=(1,))
+    rig.drain()
+    (told,) = said(rig)
+    assert told.asset == "a1"
+    assert [c.channel for c in told.contributions if c.channel != "score"][0].startswith("b.")
 
 
 def test_a_step_fault_alerts_with_the_same_bytes_as_without_drift_detection() -> None:
