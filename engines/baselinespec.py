@@ -18,12 +18,14 @@ class FeatureSpec(Struct, frozen=True, forbid_unknown_fields=True):
     side: which way a fault moves it; "up" takes what is below normal for normal. log: its logarithm is charted, for
     what grows by factors (values below 1e-30 count as that). least_scale: its spread is never taken for smaller, in its
     unit after the logarithm (0.05 are 5 %): what is smaller is nothing to act on, however quiet an asset is.
+    smoothing: of this feature alone, in place of the baseline's.
     """
 
     name: _Name
     side: Literal["both", "up", "down"] = "both"
     log: bool = False
     least_scale: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    smoothing: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
 
 
 class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +61,11 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
         """Return how many numbers the features of a row are."""
         return len(self.features) * (channels if self.per_channel else 1)
 
+    def smoothings(self, channels: int) -> tuple[float, ...]:
+        """Return the weight of the newest row for each number of a row's features."""
+        own = tuple(self.smoothing if f.smoothing is None else f.smoothing for f in self.features)
+        return own * (channels if self.per_channel else 1)
+
     def groups(self, channels: int) -> int:
         """Return how many shares a score is divided into: one per channel, or one per feature."""
         return channels if self.per_channel else len(self.features)
@@ -75,8 +82,9 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
             yield "baseline.slow_quantities: only features per channel have a quantity"
         if len({feature.name for feature in self.features}) < len(self.features):
             yield "baseline.features: a name is there twice"
-        if self.rows * self.smoothing < _MIN_MEMORIES:
+        longest = 1 / min(self.smoothings(1))
+        if self.rows < _MIN_MEMORIES * longest:
             yield (f"baseline.rows = {self.rows} are fewer than {_MIN_MEMORIES} times the memory of 1 / smoothing = "
-                   f"{1 / self.smoothing:.0f} rows: learn longer or smooth less")
+                   f"{longest:.0f} rows: learn longer or smooth less")
         if self.rows < 2 * self.folds:
             yield f"baseline.folds = {self.folds} of {self.rows} rows: a fold needs two rows"

@@ -118,17 +118,20 @@ def _gemm(x: list[Array], a: Attributes) -> Array:
 
 
 def _conv(x: list[Array], a: Attributes) -> Array:
-    """Convolve over one axis, (n, channels, length), as a sum over windows of the input."""
-    kernel, stride, dilation = x[1].shape[2:], a.get("strides", [1])[0], a.get("dilations", [1])[0]
-    if len(kernel) != 1 or a.get("auto_pad", b"NOTSET") != b"NOTSET":
-        raise ValueError("Conv is known over one axis, with pads given as numbers")
-    padded = np.pad(x[0], ((0, 0), (0, 0), tuple(a.get("pads", [0, 0]))))
-    span = dilation * (kernel[0] - 1) + 1
-    windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=2)[:, :, ::stride, ::dilation]
+    """Convolve over one axis, (n, channels, length), or the last of two, as a sum over windows of the input."""
+    kernel, stride, dilation = x[1].shape[2:], a.get("strides", [1])[-1], a.get("dilations", [1])[-1]
+    if len(kernel) not in (1, 2) or kernel[:-1] not in ((), (1,)) or a.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise ValueError("Conv is known over the last of one or two axes, with pads given as numbers")
+    pads = a.get("pads", [0, 0])
+    around = ((0, 0), *((0, 0),) * (x[0].ndim - 2), (pads[len(kernel) - 1], pads[-1]))
+    span = dilation * (kernel[-1] - 1) + 1
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x[0], around), span, axis=-1)[..., ::stride, ::dilation]
     groups = a.get("group", 1)
-    parts = zip(np.split(windows, groups, axis=1), np.split(x[1], groups), strict=True)
-    made = np.concatenate([np.einsum("nctk,fck->nft", w, f) for w, f in parts], axis=1)
-    return np.asarray(made + x[2][:, None] if len(x) > 2 else made, x[0].dtype)
+    weights = x[1].reshape(len(x[1]), x[1].shape[1], -1)
+    parts = zip(np.split(windows, groups, axis=1), np.split(weights, groups), strict=True)
+    made = np.concatenate([np.einsum("nc...k,fck->nf...", w, f) for w, f in parts], axis=1)
+    bias = x[2].reshape(-1, *(1,) * len(kernel)) if len(x) > 2 else 0
+    return np.asarray(made + bias, x[0].dtype)
 
 
 def _average_pool(x: list[Array], a: Attributes) -> Array:

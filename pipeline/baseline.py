@@ -100,7 +100,7 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
     x = _transformed(spec, features)
     good = usable & np.isfinite(x).all(axis=1)
     score, calibrating, finished = np.zeros(n), np.zeros(n, bool), list[Finished]()
-    mean = np.zeros_like(x)
+    mean, newest = np.zeros_like(x), np.array(spec.smoothings(pool.channels))
     order = np.argsort(slot, kind="stable")
     rank = np.empty(n, np.int64)
     rank[order] = Groups.of(slot[order]).rank
@@ -116,7 +116,7 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
         if len(rows):
             at = slot[rows]
             z = np.clip((x[rows] - table["base_center"][at]) / table["base_scale"][at], -spec.clip, spec.clip)
-            mean[rows] = table["base_ewma"][at] = table["base_ewma"][at] * (1.0 - spec.smoothing) + z * spec.smoothing
+            mean[rows] = table["base_ewma"][at] = table["base_ewma"][at] * (1.0 - newest) + z * newest
             seen = _faulty(spec, mean[rows]) * table["base_kept"][at]
             score[rows] = _combined(spec, seen, table["base_kept"][at]) / table["base_limit"][at]
     # shares ask for the asset's kept features as they are now: a baseline that is finished stays
@@ -156,6 +156,7 @@ def learn(rows: F64, spec: BaselineSpec, channels: int = 1, allowed: Bool | None
     400 rows of 24 features.
     """
     rows = np.array(rows, np.float64, order="C")  # one layout for every caller: the order of NumPy's sums follows it
+    newest = np.array(spec.smoothings(channels))
     floor = np.tile([f.least_scale for f in spec.features], channels if spec.per_channel else 1)
     center, spread = _fit(rows)
     live = np.mean(rows[1:] != rows[:-1], axis=0) >= _MIN_CHANGES
@@ -167,20 +168,20 @@ def learn(rows: F64, spec: BaselineSpec, channels: int = 1, allowed: Bool | None
     limit = 1.0
     if kept.any():
         part, low = rows[:, kept], np.maximum(floor[kept], np.finfo(float).tiny)
-        held_out = _held_out(spec, part, low)
-        white = float(np.sqrt(spec.smoothing / (2.0 - spec.smoothing)))
+        held_out = _held_out(spec, part, low, newest[kept])
+        white = np.sqrt(newest[kept] / (2.0 - newest[kept]))
         gain = np.maximum(np.sqrt((held_out**2).mean(axis=0)), white)
         scale[kept] *= gain
         own = np.zeros((len(held_out), len(kept)))
         own[:, kept] = held_out / gain
         combined = _combined(spec, _faulty(spec, own), np.broadcast_to(kept, own.shape))
         limit = max(float(np.sqrt(gamma_tail(combined**2, spec.exceedance))), _least_limit(spec, int(kept.sum())))
-        wide = limit * float(gain.max()) / white
+        wide = limit * float((gain / white).max())
         if not reason and wide > spec.fleet_limit:
             reason = (f"its limit is {wide:.1f} standard deviations of independent rows, the fleet's are below "
                       f"{spec.fleet_limit:g}: it was not steady, or not healthy")
         reason = reason or _moved(spec, part, low)
-    return Learnt(center, scale, kept, limit, _smoothed((rows - center) / scale, spec)[-1], reason)
+    return Learnt(center, scale, kept, limit, _smoothed((rows - center) / scale, spec, newest)[-1], reason)
 
 
 def _collect(pool: Pool, spec: BaselineSpec, slot: int, x: F64, ill: bool) -> str | None:
@@ -281,25 +282,28 @@ def _choose(spec: BaselineSpec, channels: int, rows: F64, live: Bool) -> tuple[B
     return live & (best == best.max()), f"every feature drifts; kept the steadiest, von Neumann ratio {best.max():.2f}"
 
 
-def _smoothed(z: F64, spec: BaselineSpec) -> F64:
-    """Return the moving means of z (N, ..., F) along its first axis, as the live recursion makes them."""
+def _smoothed(z: F64, spec: BaselineSpec, newest: F64) -> F64:
+    """Return the moving means of z (N, ..., F) along its first axis, as the live recursion makes them.
+
+    newest: (F,) weight of the newest row.
+    """
     out, state = np.empty_like(z), np.zeros(z.shape[1:])
     for i, row in enumerate(np.clip(z, -spec.clip, spec.clip)):
-        state = out[i] = state * (1.0 - spec.smoothing) + row * spec.smoothing
+        state = out[i] = state * (1.0 - newest) + row * newest
     return out
 
 
 def _settled(spec: BaselineSpec) -> slice:
     # a moving mean that starts at zero varies fully only after two memories
-    return slice(min(int(2.0 / spec.smoothing) - 1, spec.rows // 2), None)
+    return slice(min(int(2.0 / min(spec.smoothings(1))) - 1, spec.rows // 2), None)
 
 
-def _held_out(spec: BaselineSpec, rows: F64, floor: F64) -> F64:
+def _held_out(spec: BaselineSpec, rows: F64, floor: F64, newest: F64) -> F64:
     """Return the moving means of the settled rows (n, F), each standardised by a fit without the block of its row."""
     block = np.arange(len(rows)) * spec.folds // len(rows)
     fits = [_fit(rows[block != fold]) for fold in range(spec.folds)]
     z = np.stack([(rows - c) / np.maximum(s, floor) for c, s in fits], axis=1)  # (N, folds, F)
-    own: F64 = _smoothed(z, spec)[np.arange(len(rows)), block][_settled(spec)]
+    own: F64 = _smoothed(z, spec, newest)[np.arange(len(rows)), block][_settled(spec)]
     return own
 
 

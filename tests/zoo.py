@@ -21,6 +21,7 @@ from pathlib import Path
 from engines.archive import MANIFEST
 from engines.bundle import load_bundle
 from engines.trust import PINS, TrustPolicy
+from pipeline.cli import train as cli_train
 from pipeline.cli.evaluate import app as evaluate_app
 from pipeline.cli.main import main as kizashi
 from pipeline.cli.train import RECIPES
@@ -35,6 +36,8 @@ DATA = Path(os.environ.get("KIZASHI_DATA", ROOT.parent / "shared" / "data"))
 SEEDS = 5
 #: Folder below DATA of each set, and of what a recipe is trained on.
 FOLDERS = {"battery": "nasa_battery", "rul-ewma": "cmapss", "bearing-order": "cwru"}
+#: Recipes that simulate by themselves, and what is given to them instead of a folder.
+GIVEN = dict(cli_train.SIMULATED)
 #: Recipes that a plant trains on its own history: here on the simulator's.
 SIMULATED = {"pca-t2q": ("python -m pipeline.plant.processfiles DIR", processfiles.write)}
 HEAD = """# Models
@@ -48,7 +51,7 @@ bundle as it is. Data are named by the head of the SHA-256 of their unpacked byt
 def trained(name: str) -> list[str]:
     """Train a recipe in full, seed 0; say what came of it."""
     with tempfile.TemporaryDirectory() as folder:
-        data, before = DATA / FOLDERS.get(name, name), ""
+        data, before = GIVEN.get(name, DATA / FOLDERS.get(name, name)), ""
         if name in SIMULATED:
             data, before = Path(folder) / "DIR", f"`{SIMULATED[name][0]}`, "
             SIMULATED[name][1](data)
@@ -110,7 +113,7 @@ def main(wanted: list[str]) -> None:
         raise SystemExit(f"no {', '.join(unknown)}; there are {', '.join(parts)}")
     for name in wanted or parts:
         print(f"\n== {name}", flush=True)
-        if name not in SIMULATED and not (DATA / FOLDERS.get(name, name)).is_dir():
+        if name not in SIMULATED and name not in GIVEN and not (DATA / FOLDERS.get(name, name)).is_dir():
             print(f"skipped: {DATA / FOLDERS.get(name, name)} is not there")
             continue
         lines = parts[name](name)

@@ -27,6 +27,9 @@ RECIPES = {
     "pca-t2q": Entry("pipeline.plant.train.pca_t2q", "process plants, from a run of normal operation"),
 }
 
+#: Recipes whose data can be simulated, and what is given instead of a folder.
+SIMULATED = {("anomaly-convae", Path("simulator"))}
+
 app = typer.Typer(add_completion=False)
 
 
@@ -38,7 +41,7 @@ def _offered() -> dict[str, Entry]:
     f"{name} ({entry.help})" for name, entry in _offered().items()) + ".")
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the training data.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the training data; or: simulator (for convae).")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder that gets the bundle; new or empty.")],
     seed: Annotated[int, typer.Option(min=0, help="0 is the shipped bundle's.")] = 0,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="Private key that signs the bundle.")] = None,
@@ -56,7 +59,7 @@ def train(
     from pipeline.cli.progress import bar
     from pipeline.plant.train import Job
 
-    if not data.is_dir():
+    if not data.is_dir() and (recipe, data) not in SIMULATED:
         raise InputError(f"{data}: is no folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is not empty; a bundle is never written over: name another, or remove it")

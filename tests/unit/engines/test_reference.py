@@ -155,8 +155,13 @@ def test_reductions_take_their_axes_as_each_opset_gives_them(operator, keepdims,
         agree(operator, [normal(3, 4, 5), np.array([-1, 0], "i8")], opset, keepdims=keepdims)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_along_the_last_of_two_axes(stride):
+    agree("Conv", [normal(2, 3, 4, 10), normal(5, 3, 1, 3), normal(5)], strides=[1, stride], pads=[0, 1, 0, 1])
+
+
 def test_conv_over_two_axes_is_said_to_be_unknown():
-    with pytest.raises(ValueError, match="over one axis"):
+    with pytest.raises(ValueError, match="over the last of one or two axes"):
         OPERATORS["Conv"]([normal(1, 1, 4, 4), normal(1, 1, 2, 2)], {})
 
 
