@@ -91,6 +91,13 @@ def test_the_scale_of_a_signal_changes_no_decision(rig: Path, factor: float) -> 
         (r.start, r.forced, r.unknown, r.state) for r in other]
 
 
+def test_what_comes_later_changes_no_earlier_window(rig: Path) -> None:
+    whole = [r for r in cwru.read(rig, labels=False) if r.name in ("N_0", "IR007_0")]
+    part = [replace(r, raw=r.raw[: round(2.2 * r.rate_hz)]) for r in whole]
+    after, before = (judge(SETTINGS, rs, cwru.frames(rs)) for rs in (whole, part))
+    assert len(before) == 6 and set(before) < set(after)
+
+
 def test_without_a_speed_every_answer_is_unknown_with_a_best_guess(tmp_path: Path) -> None:
     rigs.recording(tmp_path, "silent", "IR", rpm=None)
     rows, _ = run(tmp_path, tmp_path / "out")
