@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engines.base import Arrays, EngineError, TensorSpec
+from engines.baselinespec import BaselineSpec, FeatureSpec
 from engines.bundle import Bundle, Card, JudgeSpec, MewmaSpec, ModelSpec, OutputSpec, WindowSpec
 from pipeline.births import BirthBook
 from pipeline.columns import Effects, Poll
@@ -60,6 +61,25 @@ class Drift:
         square = (inputs["z"] - inputs["center"]) ** 2 + 1e-12
         return {"score": np.sqrt(square.max(axis=1)) / inputs["limit"],
                 "contributions": square / square.sum(axis=1, keepdims=True)}
+
+    def close(self) -> None: ...
+
+
+class Levels:
+    """Gives mean and largest size of each channel of a window as features, and no score worth reading."""
+
+    name = "levels"
+    inputs: tuple[TensorSpec, ...] = (TensorSpec("x", "f4", (None, None, None)),)
+    outputs = (TensorSpec("score", "f8", ()), TensorSpec("features", "f4", (None,)))
+
+    def warm_up(self, batch: int) -> None:
+        del batch
+
+    def infer(self, inputs: Arrays) -> Arrays:
+        x = inputs["x"].transpose(0, 2, 1, 3).reshape(len(inputs["x"]), inputs["x"].shape[2], -1)
+        found = np.stack([x.mean(axis=2), np.abs(x).max(axis=2)], axis=2)
+        found[x[:, :, 0] == 777.0] = np.nan
+        return {"score": np.zeros(len(x)), "features": found.reshape(len(x), -1)}
 
     def close(self) -> None: ...
 
@@ -164,3 +184,12 @@ def mewma_bundle(rows: int = 64, hop: int = 0, **judge: Any) -> Bundle:
                      outputs=OutputSpec("score", "contributions"), mewma=MewmaSpec(
         smoothing=0.2, hop=hop, calibration_rows=rows), judge=JudgeSpec(**judge))
     return Bundle(spec, Path("."), b"", "0" * 64)
+
+
+def baseline_bundle(rows: int, version: str = "1.0.0", sha: str = "0" * 64, **fields: Any) -> Bundle:
+    """Windows of 4 samples, whose mean and peak per channel are judged by the asset's first `rows` windows."""
+    later = BaselineSpec((FeatureSpec("level"), FeatureSpec("peak", "up")), rows,
+                         **{"per_channel": True, "smoothing": 0.5, "exceedance": 1e-3, **fields})
+    spec = ModelSpec(name="own", version=version, kind="window", rule="own", card=CARD, baseline=later,
+                     outputs=OutputSpec(features="features"), window=WindowSpec(4, 2), judge=JudgeSpec((2, 3), 4, 0.1))
+    return Bundle(spec, Path("."), b"", sha)

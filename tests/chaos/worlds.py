@@ -12,13 +12,14 @@ from pipeline.flow import Flow, FlowSettings
 from pipeline.seating import Route, Seating
 from schemas import AssetBirth, MachineEvent
 from schemas.codec import encode
-from tests.rig import Drift, WindowMean, birth, frame, mewma_bundle, window_bundle
+from tests.rig import Drift, Levels, WindowMean, baseline_bundle, birth, frame, mewma_bundle, window_bundle
 
 WINDOW = window_bundle(6, 2, on=(2, 3), off=2, deadband=0.1)
 CHART = mewma_bundle(64, on=(2, 3), off=3, deadband=0.1)
-ENGINES = {"win": WindowMean(), "mew": Drift()}
-BUNDLES: dict[str, Bundle] = {"win": WINDOW, "mew": CHART}
-ROUTES = [Route("win", "pump"), Route("mew", "motor")]
+OWN = baseline_bundle(8, folds=2)
+ENGINES = {"win": WindowMean(), "mew": Drift(), "own": Levels()}
+BUNDLES: dict[str, Bundle] = {"win": WINDOW, "mew": CHART, "own": OWN}
+ROUTES = [Route("win", "pump"), Route("mew", "motor"), Route("own", "fan")]
 SAMPLES = 2
 MISROUTED = "elsewhere"
 NEVER = 1 << 40
@@ -85,7 +86,7 @@ def event(rng: random.Random, assets: "list[_Asset]", ts_ms: int) -> bytes:
 
 
 def _assets(rng: random.Random) -> "list[_Asset]":
-    assets = [_Asset(rng, name) for name in ("w0", "w1", "w2", "m0")]
+    assets = [_Asset(rng, name) for name in ("w0", "w1", "m0", "b0")]
     for name in ("moved", "moved2"):
         if rng.random() < 0.6:
             assets.append(_Asset(rng, name, reboot=rng.randrange(20, 90), channels=("a", "b", "c")))
@@ -93,6 +94,8 @@ def _assets(rng: random.Random) -> "list[_Asset]":
         assets.append(_Asset(rng, "rebooted", reboot=rng.randrange(20, 90)))
     if rng.random() < 0.3:
         assets.append(_Asset(rng, "mchanged", reboot=rng.randrange(60, 100), channels=("a", "x")))
+    if rng.random() < 0.3:
+        assets.append(_Asset(rng, "bchanged", reboot=rng.randrange(30, 100), channels=("a", "x")))
     if rng.random() < 0.6:
         assets.append(_Asset(rng, "late", birth_at=rng.randrange(5, 90)))
     elif rng.random() < 0.6:
@@ -108,7 +111,8 @@ def _assets(rng: random.Random) -> "list[_Asset]":
 class _Asset:
     def __init__(self, rng: random.Random, name: str, *, birth_at: int = 0, reboot: int = NEVER, ends: int = NEVER,
                  channels: tuple[str, ...] = ("a", "b"), historical: bool = False) -> None:
-        kind = "motor" if name in ("m0", "mchanged") else "other" if name == "unroutable" else "pump"
+        kind = "motor" if name in ("m0", "mchanged") else "fan" if name in ("b0", "bchanged") else "pump"
+        kind = "other" if name == "unroutable" else kind
         self.rng, self.name, self.birth_at, self.reboot = rng, name, birth_at, reboot
         self.ends, self.historical = ends, historical
         self.begins = rng.choice((0, 0, rng.randrange(60)))

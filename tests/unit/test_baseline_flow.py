@@ -2,49 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from engines.base import Arrays, TensorSpec
-from engines.baselinespec import BaselineSpec, FeatureSpec
-from engines.bundle import Bundle, JudgeSpec, ModelSpec, OutputSpec, WindowSpec
+from engines.bundle import Bundle
 from pipeline import checkpoint, kinds
 from schemas import Assessment
-from tests.rig import CARD, Rig, birth, frame
+from tests.rig import Levels, Rig, baseline_bundle, birth, frame
 
 ROWS = 40
 ASSETS = [birth(f"a{i}") for i in range(3)]
 
 
-class Levels:
-    """Gives mean and largest size of each channel of a window as features, and no score worth reading."""
-
-    name = "levels"
-    inputs: tuple[TensorSpec, ...] = (TensorSpec("x", "f4", (None, None, None)),)
-    outputs = (TensorSpec("score", "f8", ()), TensorSpec("features", "f4", (None,)))
-
-    def warm_up(self, batch: int) -> None:
-        del batch
-
-    def infer(self, inputs: Arrays) -> Arrays:
-        x = inputs["x"].transpose(0, 2, 1, 3).reshape(len(inputs["x"]), inputs["x"].shape[2], -1)
-        found = np.stack([x.mean(axis=2), np.abs(x).max(axis=2)], axis=2)
-        found[x[:, :, 0] == 777.0] = np.nan
-        return {"score": np.zeros(len(x)), "features": found.reshape(len(x), -1)}
-
-    def close(self) -> None: ...
-
-
 def bundle(version: str = "1.0.0", sha: str = "0" * 64, **fields: Any) -> Bundle:
-    later = BaselineSpec((FeatureSpec("level"), FeatureSpec("peak", "up")), ROWS, per_channel=True, smoothing=0.5,
-                         exceedance=1e-3, **fields)
-    spec = ModelSpec(name="own", version=version, kind="window", rule="own", card=CARD, baseline=later,
-                     outputs=OutputSpec(features="features"), window=WindowSpec(4, 2), judge=JudgeSpec((2, 3), 4, 0.1))
-    return Bundle(spec, Path("."), b"", sha)
+    return baseline_bundle(ROWS, version, sha, **fields)
 
 
 def rig(of: Bundle | None = None, **settings: Any) -> Rig:
