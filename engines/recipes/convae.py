@@ -148,8 +148,9 @@ product that the first 400 samples have not seen is reported as an anomaly. A le
 scale and hides small faults. It names no kind of fault, no cause and no remaining life.""",
     "failures": """
 A wave of 8 samples in place of noise is not found: the net gives back as little of it as of noise. Correlations
-between channels are not looked at: anomaly-mewma sees these. On SKAB the files valve1/0 and valve1/2 are missed, as by
-anomaly-mewma, and after a repair that leaves another level the alert stays until the asset is calibrated again.""",
+between channels are not looked at: anomaly-mewma sees these. On SKAB the files valve1/2 and valve1/4 are missed. After
+a repair that leaves another level the alert stays until the asset is calibrated again. 400 samples are little for a rig
+that wanders for hours: on SKAB's anomaly-free run (9,405 samples) an alarm stands in 94 % of the rows.""",
 }
 
 
