@@ -99,7 +99,7 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
     n, table = len(slot), pool.table
     x = _transformed(spec, features)
     good = usable & np.isfinite(x).all(axis=1)
-    score, calibrating, finished = np.zeros(n), np.zeros(n, bool), list[Finished]()
+    calibrating, judged, finished = np.zeros(n, bool), np.zeros(n, bool), list[Finished]()
     mean, newest = np.zeros_like(x), np.array(spec.smoothings(pool.channels))
     order = np.argsort(slot, kind="stable")
     rank = np.empty(n, np.int64)
@@ -114,13 +114,14 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
                 finished.append(Finished(int(slot[row]), row, reason))
         rows = rows[ready]
         if len(rows):
-            at = slot[rows]
+            at, judged[rows] = slot[rows], True
             z = np.clip((x[rows] - table["base_center"][at]) / table["base_scale"][at], -spec.clip, spec.clip)
             mean[rows] = table["base_ewma"][at] = table["base_ewma"][at] * (1.0 - newest) + z * newest
-            seen = _faulty(spec, mean[rows]) * table["base_kept"][at]
-            score[rows] = _combined(spec, seen, table["base_kept"][at]) / table["base_limit"][at]
-    # shares ask for the asset's kept features as they are now: a baseline that is finished stays
-    shares, z = _shared(spec, pool.channels, mean, table["base_kept"][slot])
+    # what is kept and the limit are asked for as they are now: a baseline that is finished stays
+    kept = table["base_kept"][slot]
+    seen = _faulty(spec, mean) * kept
+    score = np.where(judged, _combined(spec, seen, kept) / table["base_limit"][slot], 0.0)
+    shares, z = _shared(spec, pool.channels, mean, seen)
     finished.sort(key=lambda f: f.row)
     return Settled(score, shares, z, calibrating, finished)
 
@@ -242,10 +243,10 @@ def _combined(spec: BaselineSpec, seen: F64, kept: Array) -> F64:
     return np.sqrt(total / np.maximum(np.add.accumulate(kept, axis=1, dtype=np.float64)[:, -1], 1.0))
 
 
-def _shared(spec: BaselineSpec, channels: int, mean: F64, kept: Array) -> tuple[F64, F64]:
-    """Return each group's share in the squares, and the feature behind it with its sign."""
+def _shared(spec: BaselineSpec, channels: int, mean: F64, seen: F64) -> tuple[F64, F64]:
+    """Return each group's share in the squares of `seen` (n, F), and the feature behind it with its sign."""
     size = (len(mean), spec.groups(channels), len(spec.features) if spec.per_channel else 1)
-    seen = (_faulty(spec, mean) * kept).reshape(size)
+    seen = seen.reshape(size)
     squares = np.add.accumulate(seen * seen, axis=2)[:, :, -1]
     total = np.add.accumulate(squares, axis=1)[:, -1:]
     strongest = seen.argmax(axis=2)[:, :, None]

@@ -67,7 +67,8 @@ class Calibration(Struct, frozen=True, omit_defaults=True):
     """A finished per-asset baseline; topic `kizashi.calibration.v1`, compacted, key = asset. For other readers.
 
     channels: all channels; kept: 1 where the chart uses it, 0 where the stationarity test dropped it.
-    center, scale: per channel, physical units. whitening: row-major (channels, channels). notes: none if there is
+    center, scale: per channel, physical units. whitening: row-major (channels, channels). Of a model whose features are
+    judged by a baseline, `channels` names those ("flow.level"), and whitening is empty. notes: none if there is
     nothing to say.
     """
 
