@@ -64,21 +64,34 @@ def train(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is not empty; a bundle is never written over: name another, or remove it")
     module, signer = _module(recipe), _signer(key, key_id)
-    parts, fresh = work or out.with_name(f"{out.name}.work"), out.with_name(f"{out.name}.part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    with bar(f"train {recipe}") as progress:
-        job = Job(data, fresh, seed, sample, progress, parts)
-        module.train(job)
-    manifest = _seal(fresh, signer)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(fresh, out)
-    shutil.rmtree(parts, ignore_errors=True)
+    fresh = _begun(out)
+    try:
+        with bar(f"train {recipe}") as progress:
+            job = Job(data, fresh, seed, sample, progress, work or out.with_name(f"{out.name}.work"))
+            module.train(job)
+        manifest = _seal(fresh, signer)
+        os.replace(fresh, out)  # over an empty folder too
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    for part in job.works:
+        part.forget()
     for line in job.facts:
         print(line)
     print(f"{out}: manifest {hashlib.sha256(manifest).hexdigest()}")
     print(f"signed by key {signer[1]!r}" if signer else
           "not signed: sign it (`kizashi models sign`), or set models.allow_unsigned = true for a trial")
+
+
+def _begun(out: Path) -> Path:
+    """Make the folder that becomes the bundle; beside it, under a name that nobody has, because it is removed later."""
+    import secrets
+
+    fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out}: the bundle cannot be written there: {error.strerror}") from error
+    return fresh
 
 
 def _seal(folder: Path, signer: tuple[bytes, str] | None) -> bytes:

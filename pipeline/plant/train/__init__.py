@@ -13,7 +13,7 @@ command. The same data, seed and machine give the same bytes, also when it was i
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,14 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
+_OURS = re.compile(r"about\.json|[0-9a-f]{16}\.(npz|part)")
+
+
+def _foreign(folder: Path) -> str:
+    """Name a file of a folder that no training of ours has put there; empty if there is none."""
+    if not folder.is_dir():
+        return ""
+    return next((path.name for path in sorted(folder.iterdir()) if not _OURS.fullmatch(path.name)), "")
 
 
 class Work:
@@ -41,10 +49,10 @@ class Work:
             return
         about, text = folder / "about.json", json.dumps(dict(key), sort_keys=True, default=str)
         try:
+            if foreign := _foreign(folder):
+                raise InputError(f"{folder}: holds {foreign}, which is no part of a training; name another with --work")
             if about.exists() and about.read_text("utf-8") != text:
-                shutil.rmtree(folder)
-            elif folder.exists() and not about.exists() and any(folder.iterdir()):
-                raise InputError(f"{folder}: is not empty and no work folder of a training; name another with --work")
+                self.forget()
             folder.mkdir(parents=True, exist_ok=True)
             about.write_text(text, "utf-8")
         except OSError as error:
@@ -67,9 +75,14 @@ class Work:
         return arrays
 
     def forget(self) -> None:
-        """Remove the folder: the bundle is there."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the parts, and the folder if it holds nothing else: the bundle is there."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for path in sorted(self.folder.iterdir()):
+            if _OURS.fullmatch(path.name):
+                path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 @dataclass(slots=True)
@@ -87,10 +100,12 @@ class Job:
     progress: Callable[[float, str], None] = lambda share, line: None
     work_folder: Path | None = None
     facts: list[str] = field(default_factory=list)  # for the terminal: hashes, figures
+    works: list[Work] = field(default_factory=list)  # opened so far
 
     def work(self, **key: object) -> Work:
         """Open the memory of finished parts; key: see `Work`."""
-        return Work(self.work_folder, {**key, "seed": self.seed, "sample": self.sample})
+        self.works.append(Work(self.work_folder, {**key, "seed": self.seed, "sample": self.sample}))
+        return self.works[-1]
 
 
 class Trainer(Protocol):

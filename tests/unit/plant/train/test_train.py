@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_a_bundle_is_sealed_says_what_it_was_trained_on_and_can_be_signed(data, 
     assert trained_on["train_FD001.txt"] == hashlib.sha256((data / "train_FD001.txt").read_bytes()).hexdigest()
     assert len(trained_on["engines of FD001 from 1"].split()) == 24
     assert "not for use" in bundle.spec.card.protocol and "NASA" not in bundle.spec.card.figures
-    assert not (tmp_path / "b.work").exists() and not (tmp_path / "b.part").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"b", "key"}  # no parts are left
 
 
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_bytes(data, tmp_path, monkeypatch, capsys):
@@ -86,12 +87,38 @@ def test_nothing_is_written_over_and_too_little_is_refused(data, tmp_path, capsy
     (tmp_path / "mine" / "thesis.txt").touch()
     assert train("--data", data, "--out", tmp_path / "mine") == 5
     assert train("--data", data, "--out", tmp_path / "b", "--work", tmp_path / "mine") == 5
-    assert "no work folder" in capsys.readouterr().err and (tmp_path / "mine" / "thesis.txt").exists()
+    assert "holds thesis.txt, which is no part of a training" in capsys.readouterr().err
     assert train("--data", tmp_path, "--out", tmp_path / "b") == 5
     assert "holds no train_FD00k.txt" in capsys.readouterr().err
     few = turbofans.train_data(tmp_path / "few", 4)
     assert train("--data", few, "--out", tmp_path / "b") == 5
     assert "4 engines, the interval needs 6 at least" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "few"}
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_recipe_without_parts_leaves_a_given_folder_alone(tmp_path, monkeypatch):
+    from pipeline.cli import train as command
+
+    def module(recipe):
+        return types.SimpleNamespace(train=lambda job: (job.out / "model.toml").write_text("x"))
+
+    monkeypatch.setattr(command, "_module", module)
+    monkeypatch.setattr(command, "_seal", lambda folder, signer: b"")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    (tmp_path / "b.part").mkdir()
+    assert train("--data", tmp_path, "--out", tmp_path / "b", "--work", tmp_path / "mine") == 0
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "b", "b.part", "b/model.toml", "mine", "mine/thesis.txt"]
+
+
+def test_parts_of_another_key_are_forgotten_and_nothing_else(tmp_path):
+    Work(tmp_path / "w", {"seed": 0}).once("x", lambda: {"a": np.ones(1)})
+    (tmp_path / "w" / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"holds notes\.txt"):
+        Work(tmp_path / "w", {"seed": 1})
+    assert len(list((tmp_path / "w").iterdir())) == 3
 
 
 def test_without_the_extra_the_command_says_what_to_install(data, tmp_path, monkeypatch, capsys):
@@ -121,7 +148,7 @@ def test_work_keeps_exact_arrays_and_forgets_those_of_another_key(tmp_path):
 
 def test_a_half_written_part_is_made_again(tmp_path):
     work = Work(tmp_path / "w", {})
-    (tmp_path / "w" / "x.part").write_bytes(b"half")
+    (tmp_path / "w" / f"{'0' * 16}.part").write_bytes(b"half")
     assert work.once("x", lambda: {"a": np.ones(2)})["a"].tolist() == [1, 1]
 
 
