@@ -1,11 +1,13 @@
 """Worlds for the protocol's model: a log of one partition, births and tombstones at their places, all from a seed."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 
 from engines.bundle import Bundle
+from engines.driftspec import DriftSpec
 from pipeline.births import BirthBook
 from pipeline.columns import Poll
 from pipeline.flow import Flow, FlowSettings
@@ -14,7 +16,10 @@ from schemas import AssetBirth, MachineEvent
 from schemas.codec import encode
 from tests.rig import Drift, Levels, WindowMean, baseline_bundle, birth, frame, mewma_bundle, window_bundle
 
-WINDOW = window_bundle(6, 2, on=(2, 3), off=2, deadband=0.1)
+#: So few rows that a world of some 15 frames an asset has drifts which begin and end; a passport must ask for more.
+DRIFT = DriftSpec(input="x", every=1, reference=2, window=1, bins=3, psi=0.4, confirm=1, restore=1, tolerance=0.3)
+_LEVEL = window_bundle(6, 2, on=(2, 3), off=2, deadband=0.1)
+WINDOW = replace(_LEVEL, spec=msgspec.structs.replace(_LEVEL.spec, drift=DRIFT))
 CHART = mewma_bundle(64, on=(2, 3), off=3, deadband=0.1)
 OWN = baseline_bundle(8, folds=2)
 ENGINES = {"win": WindowMean(), "mew": Drift(), "own": Levels()}
