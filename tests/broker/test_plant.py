@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from pipeline.broker import BrokerConfig, murmur2_partition
 from pipeline.errors import BrokerError
 from pipeline.plant.capture import Record, read_capture
 from pipeline.plant.csvhistory import CsvHistory
-from pipeline.plant.csvmap import load_map
+from pipeline.plant.csvmap import SHIPPED, load_map
 from pipeline.plant.demobroker import DemoBroker
 from pipeline.plant.publisher import Publisher, Schedule, publish_plant
 from pipeline.plant.recorder import record
@@ -154,3 +155,28 @@ def test_import_publishes_csv_history_to_the_topic(address: str, tmp_path: Path)
     birth, *frames = CsvHistory(load_map(Path("skab"))).read([path])
     assert decode_birth(records[0].value or b"") == birth
     assert [decode_frame(r.value or b"") for r in records[1:]] == frames
+
+
+def test_import_publishes_parquet_and_public_sets_to_the_topic(address: str, tmp_path: Path) -> None:
+    names = [c.column for c in load_map(Path("skab")).channel]
+    rows = {n: [float(i + k) for i in range(40)] for k, n in enumerate(names)}
+    times = [f"2026-01-01 00:00:{i:02d}" for i in range(40)]
+    for folder, kind in (("set/rig", "csv"), ("table", "parquet")):
+        (tmp_path / folder).mkdir(parents=True)
+        path = tmp_path / folder / f"4.{kind}"
+        if kind == "parquet":
+            pyarrow.parquet.write_table(pyarrow.table({"datetime": times} | rows), path)
+        else:
+            lines = [";".join(["datetime", *names])]
+            lines += [";".join([t, *(str(rows[n][i]) for n in names)]) for i, t in enumerate(times)]
+            path.write_text("\n".join(lines))
+    text = (SHIPPED / "skab.toml").read_text().replace("\\.csv(\\.gz)?$", "\\.parquet$")
+    (tmp_path / "rig.toml").write_text(text.replace("skab/{folder}", "skab/rig"))
+    for name, arguments in (
+        ("table", ("parquet", "--map", str(tmp_path / "rig.toml"), str(tmp_path / "table" / "4.parquet"))),
+        ("set", ("dataset", "skab", str(tmp_path / "set"))),
+    ):
+        code, out, err = finished(kizashi("import", *arguments, "--to", "topic", address=address, name=name))
+        assert (code, err) == (0, "") and "1 births and 40 frames in" in out
+    published = [asyncio.run(recorded(address, name)) for name in ("table", "set")]
+    assert [r.value for r in published[0]] == [r.value for r in published[1]] and len(published[0]) == 41
