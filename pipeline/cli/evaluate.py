@@ -69,7 +69,7 @@ for _name, _text in {
 
 if _is_there("cwru"):
 
-    @app.command()
+    @app.command("cwru")
     def cwru(
         data: Data,
         out: Out,
