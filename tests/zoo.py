@@ -90,7 +90,7 @@ def _told(report: Report, name: str, protocol: str, data: Path, took: float) -> 
     if files:
         lines.append(f"- data, {len(files)} files: " + ("; ".join(files) if len(files) <= 12 else
                      "SHA-256 of names and hashes " + hashlib.sha256("\n".join(files).encode()).hexdigest()[:12]))
-    for table in (t for section in report.sections for t in section.tables):
+    for table in (t for section in report.sections for t in section.tables if not t.private):
         lines += ["", *table.markdown()]
     return [*lines, "", *(f"{line}  " for line in report.summary), ""]
 

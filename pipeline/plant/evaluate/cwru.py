@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.stream import Message, assessed, routed
 from pipeline.plant.evaluate.table import Kind, Table
+from pipeline.resample import ratio
 
 if TYPE_CHECKING:
     from pipeline.ops.settings import Settings
@@ -127,11 +129,12 @@ def judge(
         said, r = a.answers, by_asset[a.asset]
         if said is None or said.probabilities is None or said.labels is None:
             raise InputError(f"{a.model} names no defect: route {cwru.ASSET_CLASS} to {BUNDLE}")
+        size = ceil(cwru.RATE_HZ / ratio(r.rate_hz, cwru.RATE_HZ))  # of a window, a second
         places = [said.labels.index(label) for label in LABELS]
         for k, t_end in enumerate(a.t_end):
             last = round((t_end - births[a.asset]) * r.rate_hz / 1e9)
             found[r.name].append(Judged(
-                r.name, last + 1 - round(r.rate_hz), a.score[k], a.state[k], said.unknown[k] if said.unknown else "",
+                r.name, last + 1 - size, a.score[k], a.state[k], said.unknown[k] if said.unknown else "",
                 tuple(said.probabilities[k][p] for p in places), said.line[k] if said.line else (0.0,) * 4))
     return [row for rows in found.values() for row in rows]
 
@@ -210,7 +213,7 @@ def per_bearing(name: str, compared: Compared) -> Table:
 def per_recording(rows: Sequence[Judged], truth: Mapping[str, Truth], seen: set[str]) -> Table:
     """Return the table of recordings: vote, alarm, and the line that was found in the window of the largest score."""
     table = Table("Per recording", ("recording", "true", "most windows say", "windows", "unknown %", "alarm", "line",
-                                    "most often unknown because"), digits=0)  # fmt: skip
+                                    "most often unknown because"), digits=0, private=True)  # fmt: skip
     for name in dict.fromkeys(r.recording for r in rows):
         mine = [r for r in rows if r.recording == name]
         votes = [r.forced for r in mine]

@@ -24,13 +24,17 @@ class Row:
 
 @dataclass(slots=True)
 class Table:
-    """title; columns: the heads, the first is that of the names; digits: of floats. note: protocol, command, source."""
+    """title; columns: the heads, the first is that of the names; digits: of floats. note: protocol, command, source.
+
+    private: tells of single windows of data that are not ours to publish; such a table stays out of the repository.
+    """
 
     title: str
     columns: Sequence[str]
     rows: list[Row] = field(default_factory=list)
     note: str = ""
     digits: int = 2
+    private: bool = False
 
     def add(self, name: str, *cells: Cell, kind: Kind = "ours") -> None:
         """Append a line. Raises ValueError when it has not a cell for each column after the first."""
