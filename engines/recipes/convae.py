@@ -202,16 +202,16 @@ def _windows(signals: Sequence[Signals], channels: int, count: int, rng: np.rand
 
 
 def write(folder: Path, trained: Trained, signals: Sequence[Signals], card: Mapping[str, str], *,
-          name: str = "anomaly-convae", version: str = "1.0.0", seed: int = 0) -> None:
+          files: Mapping[str, str] | None = None, seed: int = 0) -> None:
     """Write model.onnx, golden.msgpack and model.toml into `folder`. signals: what it was trained on.
 
-    card: purpose, protocol, figures, limits, failures.
+    card: purpose, protocol, figures, limits, failures. files: SHA-256 of those that the signals are from, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = build(trained.weights, trained.limit)
     (folder / MODEL).write_bytes(model)
     (folder / GOLDEN).write_bytes(encode(golden(trained, signals, seed)))
-    (folder / PASSPORT).write_text(passport(card, hashes(signals), name, version), "utf-8")
+    (folder / PASSPORT).write_text(passport(card, {**hashes(signals), **(files or {})}), "utf-8")
 
 
 def hashes(signals: Sequence[Signals]) -> dict[str, str]:
@@ -225,11 +225,11 @@ def hashes(signals: Sequence[Signals]) -> dict[str, str]:
     return found
 
 
-def passport(card: Mapping[str, str], trained_on: Mapping[str, str], name: str, version: str) -> str:
+def passport(card: Mapping[str, str], trained_on: Mapping[str, str]) -> str:
     """Return the text of model.toml."""
     features = "\n".join(f"[[baseline.features]]\n{_FEATURES[f]}\n" for f in FEATURES)
     on = "\n".join(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in trained_on.items())
-    return _PASSPORT.format(name=name, version=version, size=SIZE, hop=HOP, rows=ROWS, calibration=CALIBRATION,
+    return _PASSPORT.format(size=SIZE, hop=HOP, rows=ROWS, calibration=CALIBRATION,
                             newest=NEWEST, features=features, trained_on=on, **{k: v.strip() for k, v in card.items()})
 
 
@@ -244,8 +244,8 @@ _FEATURES = {
 _FEATURES = {key: text.format(newest=NEWEST) for key, text in _FEATURES.items()}
 
 _PASSPORT = """\
-name = "{name}"
-version = "{version}"
+name = "anomaly-convae"
+version = "1.0.0"
 kind = "window"
 rule = "anomaly"
 threshold = 1.0        # the score is that of the asset's own baseline, over its own limit

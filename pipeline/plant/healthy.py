@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.recipes.convae import Signals
+from engines.recipes.convae_net import SIZE
 from pipeline.errors import InputError
 from pipeline.plant.csvhistory import CsvHistory, Progress
 from pipeline.plant.csvmap import CsvMap
@@ -19,8 +20,6 @@ F64 = NDArray[np.float64]
 #: know nothing of each other to a load that turns within a window.
 _RATES, _LOADS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0), (10.0, 60.0)
 _ASSETS, _SAMPLES = 4, 4096
-#: A frame that begins this share of a sample later than the last one ended begins a new part.
-_GAP = 1.5
 
 
 def simulated(seed: int = 0) -> list[Signals]:
@@ -51,10 +50,13 @@ def of_files(files: Iterable[Path], csv_map: CsvMap, progress: Progress = lambda
 
 
 def _parts(birth: AssetBirth, frames: list[TelemetryFrame]) -> Iterator[F64]:
-    """Yield (channels, n) in physical units, cut where frames are missing."""
+    """Yield (channels, n) in physical units, cut where more than a window is missing.
+
+    Smaller gaps are met in service too: loggers skip a second now and then, and no window is given up for it.
+    """
     samples, period_ns = birth.samples_per_frame, 1e9 / birth.rate_hz
     t0 = np.array([f.t0_ns for f in frames])
-    cuts = np.flatnonzero(np.diff(t0) > (samples - 1 + _GAP) * period_ns) + 1
+    cuts = np.flatnonzero(np.diff(t0) > (samples + SIZE) * period_ns) + 1
     for group in np.split(np.arange(len(frames)), cuts):
         raw = b"".join(frames[i].data for i in group.tolist())
         table, at, columns = np.frombuffer(raw, np.uint8).reshape(len(group), -1), 0, []

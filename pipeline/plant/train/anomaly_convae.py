@@ -27,7 +27,7 @@ def train(job: Job) -> None:
 
     job.progress(0.0, "reading")
     simulated = job.data == SIMULATOR
-    signals = _simulated() if simulated else _read(job)
+    signals, files = (_simulated(), {}) if simulated else _read(job)
     hashes = convae.hashes(signals)
     names = list(hashes)
     for k, name in enumerate(names):  # the same recording twice may fall on both sides of the split
@@ -41,7 +41,7 @@ def train(job: Job) -> None:
     job.progress(0.95, "golden vectors and passport")
     shipped = simulated and job.seed == 0 and not job.sample
     card = convae.CARD if shipped else _own_card(job, signals, trained)
-    convae.write(job.out, trained, signals, card, seed=job.seed)
+    convae.write(job.out, trained, signals, card, files=files, seed=job.seed)
     job.facts += [_data(signals), _figures(trained)]
 
 
@@ -51,10 +51,11 @@ def _simulated() -> "list[Signals]":
     return healthy.simulated()
 
 
-def _read(job: Job) -> "list[Signals]":
+def _read(job: Job) -> "tuple[list[Signals], dict[str, str]]":
     from pipeline.plant import healthy
     from pipeline.plant.csvhistory import is_table
     from pipeline.plant.csvmap import load_map
+    from pipeline.plant.evaluate.given import sha256
 
     files = sorted(p for p in job.data.rglob("*") if p.is_file() and is_table(p))
     if not files:
@@ -62,7 +63,8 @@ def _read(job: Job) -> "list[Signals]":
     if not (job.data / MAP).exists():
         raise InputError(f"{job.data / MAP}: is not there; it says which columns are channels, and of which asset. "
                          "pipeline/plant/maps/skab.toml is an example with every key")
-    return healthy.of_files(files, load_map(job.data / MAP))
+    hashes = {p.relative_to(job.data).as_posix(): sha256(p) for p in files}
+    return healthy.of_files(files, load_map(job.data / MAP)), hashes
 
 
 def _data(signals: "list[Signals]") -> str:

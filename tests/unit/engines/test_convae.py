@@ -157,7 +157,8 @@ def test_a_detector_is_trained_on_ones_own_tables(train, tmp_path):
     assert code == 0, err
     assert "3 assets, 2700 samples of 2 channels" in out
     bundle = load_bundle(tmp_path / "b", TrustPolicy(allow_unsigned=True))
-    assert sorted(bundle.spec.card.trained_on) == ["plant/press0", "plant/press1", "plant/press2"]
+    assert sorted(bundle.spec.card.trained_on) == [
+        "plant/press0", "plant/press1", "plant/press2", "press0.csv", "press1.csv", "press2.csv"]
     assert "not for use" in bundle.spec.card.figures
     assert train(data, tmp_path / "c")[0] == 0
     assert (tmp_path / "b" / "manifest.json").read_bytes() == (tmp_path / "c" / "manifest.json").read_bytes()
