@@ -1,4 +1,4 @@
-"""Source: capture files and CSV history as one deterministic stream of births and polls, with no broker."""
+"""Source: capture files and tables of history as one deterministic stream of births and polls, with no broker."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -69,16 +69,11 @@ def end_of_frame_ns(birth: AssetBirth, frame: TelemetryFrame) -> int:
     return frame.t0_ns + round((birth.samples_per_frame - 1) * 1e9 / birth.rate_hz)
 
 
-def is_csv(path: Path) -> bool:
-    """Tell tables (CSV, Parquet) from capture files by their names."""
-    return is_table(path)
-
-
 @dataclass(slots=True)
 class Source:
     """Births, retirements and polls of input files, in the order of the files and of the records in them.
 
-    csv_map: needed when a file is CSV. progress: called with the bytes read of a CSV file. Iterating raises InputError
+    csv_map: needed when a file is a table. progress: called with the bytes read of a table. Iterating raises InputError
     where a file is damaged, after everything before the damage has been yielded.
     """
 
@@ -88,7 +83,7 @@ class Source:
     ignored: Ignored = field(default_factory=Ignored)
 
     def __post_init__(self) -> None:
-        needs = next((f for f in self.files if is_csv(f)), None)
+        needs = next((f for f in self.files if is_table(f)), None)
         if needs is not None and self.csv_map is None:
             raise InputError(f"{needs}: what its columns mean is not known; name a map with --map (as --map skab)")
 
@@ -97,8 +92,8 @@ class Source:
 
     def _records(self) -> Iterator[Record]:
         history = None if self.csv_map is None else CsvHistory(self.csv_map, progress=self.progress)
-        for is_csv_run, files in _runs(self.files):
-            if is_csv_run and history is not None:
+        for tables, files in _runs(self.files):
+            if tables and history is not None:
                 yield from csv_records(history, files)
             else:
                 for path in files:
@@ -154,15 +149,15 @@ def _kind(topic: str) -> str:
 
 
 def _runs(files: tuple[Path, ...]) -> Iterator[tuple[bool, list[Path]]]:
-    """Group neighbours of one format, so that an asset may go on from one CSV file to the next."""
+    """Group neighbours of one format, so that an asset may go on from one table to the next."""
     run: list[Path] = []
     for path in files:
-        if run and is_csv(path) != is_csv(run[0]):
-            yield is_csv(run[0]), run
+        if run and is_table(path) != is_table(run[0]):
+            yield is_table(run[0]), run
             run = []
         run.append(path)
     if run:
-        yield is_csv(run[0]), run
+        yield is_table(run[0]), run
 
 
 def _poll(records: list[Record]) -> Poll:
