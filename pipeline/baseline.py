@@ -128,7 +128,7 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
 
 def inherit(pool: Pool, source: int, target: int) -> None:
     """Start a historical lane from the live slot's baseline as it is now; half a one is none."""
-    for name in (*BASELINE, "base_ewma"):
+    for name in BASELINE:
         pool.table[name][target] = pool.table[name][source]
     if source in pool.calibration:
         pool.table["collected"][target] = 0

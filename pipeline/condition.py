@@ -177,11 +177,12 @@ def adopt(pool: Pool, slot: int, baseline: Baseline) -> None:
 
 
 def inherit(pool: Pool, source: int, target: int) -> None:
-    """Start a historical lane from the live slot's baseline as it is now."""
-    for name in (*BASELINE, "ewma"):
+    """Start a historical lane from the live slot's baseline as it is now; its chart is at rest, as after a reboot."""
+    for name in BASELINE:
         pool.table[name][target] = pool.table[name][source]
     if source in pool.calibration:  # half a calibration is no baseline: the lane collects its own
         pool.table["collected"][target] = 0
+    restart(pool, target, recalibrate=False)
 
 
 def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:

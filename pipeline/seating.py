@@ -102,7 +102,8 @@ class Seating:
         """Return the code of a slot for this frame, or a verdict.
 
         HELD: a block holds it already. LATER: counted as late. WAITS: it waits for its birth. CUT: its asset rebooted,
-        and what came before must be settled first (never when `first` and nothing is unsettled).
+        or a historical lane begins with what is known of it, and what came before must be settled first (never when
+        `first` and nothing is unsettled).
         Raises Rejected where no slot can be had; the caller counts it. A reboot makes codes resolved earlier stale;
         `farewell` is called before it, while the slot still has the old birth.
         """
@@ -121,8 +122,11 @@ class Seating:
             raise Rejected("unknown_birth", f"birth {frame.birth_id} of asset {frame.asset} was retired by a tombstone."
                            " Publish the birth again if the asset is back, then replay the dead letters")
         current = None if frame.historical else part.current.get(frame.asset)
+        open_before = part.unsettled > 0 or not first
         if current is None:
-            return self._seat(part, key, birth, offset, _left_births(part, frame.asset))
+            knows = frame.historical and frame.asset in part.current  # a lane begins with what is known of its asset
+            return CUT if knows and open_before else self._seat(part, key, birth, offset,
+                                                                _left_births(part, frame.asset))
         pool, slot = part.pool_at(part.directory[current])
         who = pool.slots[slot]
         assert who is not None
@@ -132,7 +136,7 @@ class Seating:
             pool.table["counts"][slot, [RECEIVED, LATE]] += 1
             pool.touch(slot)
             return LATER
-        if part.unsettled or not first:
+        if open_before:
             return CUT
         moves = self.pool_key(birth) != pool.key
         farewell(pool, slot, moves)

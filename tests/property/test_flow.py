@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.state import Partition
 from schemas import MachineEvent
 from schemas.codec import encode, encode_alert
-from tests.rig import Rig, birth, frame, mewma_bundle, window_bundle
+from tests.rig import Levels, Rig, baseline_bundle, birth, frame, mewma_bundle, window_bundle
 
 ASSETS = [birth(f"p{i}") for i in range(4)]
 
@@ -140,3 +140,23 @@ def test_partitions_are_independent_when_they_share_batches(
     both.drain()
     mine = [r for r in both.rows if r[2] <= 4]
     assert sorted(mine) == sorted(alone.rows)
+
+
+@given(seed=st.integers(0, 1000), begins=st.integers(0, 60), cuts=st.sets(st.integers(1, 89), max_size=5),
+       size=st.sampled_from([1, 3, 256]))
+@settings(max_examples=100, deadline=None)
+def test_historical_lanes_begin_with_the_same_baseline_however_the_stream_is_cut(
+        seed: int, begins: int, cuts: set[int], size: int) -> None:
+    rng, live = np.random.default_rng(seed), ASSETS[0]
+    kept = [bool(k >= begins and rng.random() < 0.4) for k in range(90)]
+    records = [frame(live, k, rng.normal(size=(2, 2)), historical=kept[k]) for k in range(90)]
+    for bundle in (mewma_bundle(rows=64, hop=2), baseline_bundle(rows=40), window_bundle(8, 4)):
+        found = []
+        for batch, edges in ((256, [0, 90]), (1, list(range(91))), (size, sorted({0, 90, *cuts}))):
+            rig = Rig.make(bundle, [live], max_size=batch, engine=Levels() if bundle.spec.baseline else None)
+            for a, b in zip(edges[:-1], edges[1:], strict=True):
+                rig.poll(records[a:b])
+            rig.drain()
+            told = [(a.historical, row) for a in rig.effects.assessments for row in zip(a.seq, a.score, strict=True)]
+            found.append(([r for h, r in told if h], [r for h, r in told if not h], rig.totals()))
+        assert found[1] == found[0] == found[2]

@@ -206,6 +206,7 @@ def test_a_historical_lane_starts_from_the_live_baseline_and_not_from_half_a_one
     x = healthy(240)
     baseline.step(made, of, slot, x, np.ones(240, bool))
     baseline.inherit(made, 0, 2)
+    baseline.restart(made, 0, recalibrate=False)  # a lane begins at rest, as after a reboot
     after = baseline.step(made, of, np.array([0, 2]), healthy(1, 99)[[0, 0]], np.ones(2, bool))
     assert after.score[0] == after.score[1] > 0
     baseline.inherit(made, 1, 2)
