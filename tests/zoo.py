@@ -73,15 +73,16 @@ def scored(name: str) -> list[str]:
     """Evaluate a set, by the shipped bundle and by cross-validation where the set knows it."""
     data, lines = DATA / FOLDERS.get(name, name), []
     module = importlib.import_module(f"pipeline.plant.evaluate.{name}")
+    told: set[str] = set()  # what one protocol has shown is not shown again by the other
     for protocol in ("shipped", "cv"):
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             report = module.evaluate(data, Path(folder), Settings(), Options(protocol, SEEDS))
-            lines += _told(report, name, protocol, data, time.perf_counter() - began)
+            lines += _told(report, name, protocol, data, time.perf_counter() - began, told)
     return lines
 
 
-def _told(report: Report, name: str, protocol: str, data: Path, took: float) -> list[str]:
+def _told(report: Report, name: str, protocol: str, data: Path, took: float, told: set[str]) -> list[str]:
     facts = [(key, text) for key, text in report.facts if not (data / key).exists()]
     files = [f"{key} {text}" for key, text in report.facts if (data / key).exists()]
     lines = [f"### {protocol}", "", f"`kizashi evaluate {name} --data {data.name} --out OUT"
@@ -90,9 +91,12 @@ def _told(report: Report, name: str, protocol: str, data: Path, took: float) -> 
     if files:
         lines.append(f"- data, {len(files)} files: " + ("; ".join(files) if len(files) <= 12 else
                      "SHA-256 of names and hashes " + hashlib.sha256("\n".join(files).encode()).hexdigest()[:12]))
-    for table in (t for section in report.sections for t in section.tables if not t.private):
-        lines += ["", *table.markdown()]
-    return [*lines, "", *(f"{line}  " for line in report.summary), ""]
+    blocks = ["\n".join(t.markdown()) for section in report.sections for t in section.tables if not t.private]
+    for block in (*blocks, "\n".join(f"{line}  " for line in report.summary)):
+        if block not in told:
+            lines += ["", *block.split("\n")]
+        told.add(block)
+    return [*lines, ""]
 
 
 def _parts() -> dict[str, Callable[[str], list[str]]]:
