@@ -124,3 +124,9 @@ def test_no_weights_are_fitted_to_what_may_not_be_passed_on() -> None:
     for name, path in shipped_bundles().items():
         fitted = " ".join(load_bundle(path).spec.card.trained_on).casefold()
         assert name in allowed or not any(word in fitted for word in ("skab", "femto", "nab", "cwru")), name
+
+
+def test_packed_extracts_say_where_they_are_from_and_under_which_terms() -> None:
+    for name in UNPACKED:
+        text = ((ROOT / name).parent / "README.md").read_text()
+        assert "Source:" in text and "Licence:" in text, name
