@@ -20,12 +20,15 @@ import numpy as np
 from msgspec import Struct
 
 from pipeline.columns import Array
-from pipeline.state import RECEIVED, Partition, Pool, Slot, Waiting
+from pipeline.state import RECEIVED, Column, Partition, Pool, Slot, Waiting
 from schemas import AssetBirth
 
 #: Compaction and retention must never be all that keeps a block alive: each is written anew at least this often.
 REFRESH_EVERY = 100
 UNASSIGNED = "unassigned"
+#: A column of so many bytes a slot is a ring of samples, made for the fastest asset that its model takes: what a slower
+#: one does not use is not written. Below it, looking for zeros costs more than writing them.
+SPARSE_BYTES = 16 * 1024
 #: Columns are refused unless their dtype is one of these: a block is data, never an object.
 DTYPES = frozenset(("i1", "i2", "i4", "i8", "u1", "u2", "u8", "f4", "f8"))
 
@@ -41,7 +44,10 @@ class Seat(Struct, frozen=True, omit_defaults=True):
 
 
 class BlockRecord(Struct, frozen=True, omit_defaults=True):
-    """Value of a block. columns: name -> bytes of the used slots; calibration: slot -> rows collected so far."""
+    """Value of a block. columns: name -> bytes of the used slots; calibration: slot -> rows collected so far.
+
+    Of columns of SPARSE_BYTES a slot or more, the zeros at the end are left away.
+    """
 
     pool: str
     block: int
@@ -150,11 +156,26 @@ def _copy_block(pool: Pool, b: int) -> BlockRecord:
     here = slice(start, start + used)
     return BlockRecord(
         pool.key, b, pool.through[b], pool.block_slots, used, seats,
-        {c.name: pool.table[c.name][here].tobytes() for c in pool.table.columns if c.persist},
+        {c.name: _filled(c, pool.table[c.name][here]) for c in pool.table.columns if c.persist},
         pool.retired[b].tobytes(),
         {s - start: rows[:int(pool.table["collected"][s])].tobytes()
          for s, rows in pool.calibration.items() if start <= s < start + pool.block_slots},
         [(s - start, rule, value) for (s, rule), value in pool.open.items() if start <= s < start + pool.block_slots])
+
+
+def _sparse(column: Column) -> bool:
+    """Say whether a column's zeros at the end of a block are left away: a ring that few assets fill."""
+    return not column.fill and column.slot_bytes >= SPARSE_BYTES
+
+
+def _filled(column: Column, used: Array) -> bytes:
+    if not _sparse(column):
+        return used.tobytes()
+    raw = used.reshape(-1).view(np.uint8 if column.slot_bytes % 4 else np.uint32)  # -0.0 is no zero here
+    there = np.flatnonzero(raw)
+    end = int(there[-1]) + 1 if len(there) else 0
+    size = used.itemsize
+    return raw[: -(-end * raw.itemsize // size) * size // raw.itemsize].tobytes()
 
 
 def put_back(part: Partition, snap: Snapshot) -> None:
@@ -274,7 +295,7 @@ def _load_block(part: Partition, pool: Pool, b: BlockRecord, share: Callable[[As
         if c.persist and b.used and c.name in b.columns:  # a column that a later release added keeps its fill
             if c.dtype not in DTYPES:
                 raise ValueError(f"column {c.name} has dtype {c.dtype}")
-            pool.table[c.name][start:start + b.used] = _array(b.columns[c.name], c.dtype, (b.used, *c.shape))
+            _load_column(c, pool.table[c.name][start:start + b.used], b.columns[c.name])
     for seat in b.seats:
         slot, leave = start + seat.slot, int(pool.table["leave"][start + seat.slot])
         birth = share(seat.birth)
@@ -290,6 +311,15 @@ def _load_block(part: Partition, pool: Pool, b: BlockRecord, share: Callable[[As
             pool.calibration[slot] = np.zeros((pool.calibration_rows, pool.calibration_width))
             pool.calibration[slot][:len(rows)] = rows
     pool.open |= {(start + slot, rule): value for slot, rule, value in b.open}
+
+
+def _load_column(column: Column, into: Array, raw: bytes) -> None:
+    """Fill a column's slots. What was left away is zero in a new table: pages that nobody needs stay untouched."""
+    if _sparse(column) and len(raw) < into.nbytes:
+        found = _array(raw, column.dtype, (-1,))
+        into.reshape(-1)[: len(found)] = found
+        return
+    into[:] = _array(raw, column.dtype, into.shape)
 
 
 def _array(raw: bytes, dtype: str, shape: tuple[int, ...]) -> Array:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline import checkpoint, terms
 from pipeline.checkpoint import BlockRecord, Restored, Snapshot, encode
-from pipeline.state import Partition
+from pipeline.state import Column, Partition
 from schemas import MachineEvent
 from schemas.codec import encode as encode_message
 from tests.rig import Rig, birth, frame, window_bundle
@@ -62,6 +63,32 @@ def test_restore_gives_back_every_column_of_every_asset() -> None:
     pool, twin = one.part().order[0], other.part().order[0]
     for column in (c for c in pool.table.columns if c.persist):
         assert pool.table[column.name][:2].tobytes() == twin.table[column.name][:2].tobytes(), column.name
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u1"])
+@pytest.mark.parametrize("at", [None, 0, 5, 9999])
+def test_zeros_at_the_end_of_a_ring_are_not_written_and_come_back(dtype: str, at: int | None) -> None:
+    column = Column("ring", dtype, (20_000,))
+    one, other = np.zeros((2, 20_000), dtype), np.zeros((2, 20_000), dtype)
+    if at is not None:
+        one[0, at] = one[1, at] = -0.0 if dtype in ("f4", "f8") else 1  # a bit is set in either
+    raw = checkpoint._filled(column, one)
+    assert len(raw) <= (0 if at is None else 20_000 + at + 4) * one.itemsize and len(raw) % one.itemsize == 0
+    checkpoint._load_column(column, other, raw)
+    assert one.tobytes() == other.tobytes()
+    checkpoint._load_column(column, other, one.tobytes())  # of a release that wrote them
+    assert one.tobytes() == other.tobytes()
+    for bad in (one.tobytes() + b"\0" * 8, one.tobytes()[: one.itemsize - 1] or b"x" * (one.nbytes + 1)):
+        with pytest.raises(ValueError, match=r"reshape|buffer size"):
+            checkpoint._load_column(column, other, bad)
+
+
+@pytest.mark.parametrize("column", [Column("few", "f4", (8,)), Column("filled", "f4", (8000,), fill=1)])
+def test_what_is_small_or_begins_otherwise_than_with_zeros_is_written_whole(column: Column) -> None:
+    rows = np.zeros((2, *column.shape), "f4")
+    assert checkpoint._filled(column, rows) == rows.tobytes()
+    with pytest.raises(ValueError, match="reshape"):
+        checkpoint._load_column(column, rows, rows.tobytes()[:-4])
 
 
 def test_state_of_a_release_that_had_fewer_columns_is_taken_up() -> None:

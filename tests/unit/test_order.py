@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from engines.kindspec import OrderSpec
 from engines.orders import Orders
 from pipeline import checkpoint, listening, terms
 from pipeline.advise import line_text
@@ -242,6 +243,19 @@ def test_a_checkpoint_anywhere_goes_on_with_the_same_rows(at: int) -> None:
     assert first.rows + second.rows == whole.rows
     assert told(first) + told(second) == told(whole)
     np.testing.assert_array_equal([*first.engine.lines, *second.engine.lines], whole.engine.lines)
+
+
+def test_a_checkpoint_holds_a_window_at_the_assets_own_rate_not_at_the_highest() -> None:
+    sizes = dict[float, int]()
+    wide = OrderSpec(rate_hz=12_000.0, size=12_000, hop=6000)
+    for rate in (12_000.0, 51_200.0):
+        of = asset(rate=rate, samples=3000)
+        rig = Rig.make(bundle(51_200.0, wide), [of], engine=Hears())
+        rig.poll(frames(of, np.ones((1, 9000), "f4") + signal(n=9000)))
+        pool = rig.part().order[0]
+        pool.table["ring"][0, : round(rate)] = 1.0
+        sizes[rate] = checkpoint.take(rig.part(), "m", 1).bytes
+    assert 48_000 < sizes[12_000.0] < 52_000 and 204_000 < sizes[51_200.0] < 210_000
 
 
 def test_a_rate_that_is_too_low_or_too_high_is_a_misfit() -> None:
