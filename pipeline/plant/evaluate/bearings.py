@@ -16,6 +16,8 @@ from pipeline.plant.evaluate.bootstrap import DRAWS, Interval
 LABELS = ("normal", "inner", "ball", "outer")
 SHORT = {"normal": "N", "inner": "IR", "ball": "B", "outer": "OR"}
 F64 = NDArray[np.float64]
+#: Of the largest probability, 0 to 1: as usual, and with some hundred windows in each that is used.
+BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,25 @@ class Compared:
             return float("nan")
         p = np.array([r.probabilities for r in self.rows])
         return _mean([area(self.label == c, p[:, LABELS.index(c)]) for c in LABELS[1:] if (self.label == c).any()])
+
+    def brier(self) -> float:
+        """Return the mean over windows of the squared error of the four probabilities, summed; 0 to 2, uniform 0.75."""
+        if not self.rows:
+            return float("nan")
+        p = np.array([r.probabilities for r in self.rows])
+        return float(((p - (self.label[:, None] == np.array(LABELS, object))) ** 2).sum(1).mean())
+
+    def calibration_error(self) -> float:
+        """Return the expected calibration error: by how much the largest probability misses the share that is right.
+
+        Mean over windows, in BINS bins of equal width (Guo et al. 2017).
+        """
+        if not self.rows:
+            return float("nan")
+        confidence, right = np.array([max(r.probabilities) for r in self.rows]), self.said == self.label
+        which = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        off = [abs(float((confidence - right)[which == b].sum())) for b in np.unique(which)]
+        return sum(off) / len(self.rows)
 
     def confusion(self) -> NDArray[np.int64]:
         """Return counts (true, said) of LABELS, and a last column of "unknown"."""

@@ -94,7 +94,9 @@ def _whole(row: Judged) -> Judged:
 
 def _describe(report: Report, scored: list[Compared]) -> None:
     figures = {"balanced accuracy": [s.balanced() for s in scored], "AUROC": [s.auroc() for s in scored],
-               "false alarms %": [100 * s.false_alarms() for s in scored]}  # fmt: skip
+               "false alarms %": [100 * s.false_alarms() for s in scored],
+               "Brier score": [s.brier() for s in scored],
+               "expected calibration error": [s.calibration_error() for s in scored]}  # fmt: skip
     table = Table("CWRU, bearings left out by diameter", _COLUMNS, note=_NOTE, digits=3)
     for seed, s in enumerate(scored):
         headline(table, f"seed {seed}", s)
