@@ -58,7 +58,7 @@ def recording_messages(path: Path) -> Iterator[AssetBirth | TelemetryFrame]:
     samples = next(iter(channels.values()))
     birth = AssetBirth.make(
         asset=asset_of(path), start_ns=_START_NS, rate_hz=rate, samples_per_frame=samples.shape[1],
-        channels=[{"name": name, "quantity": "acceleration", "unit": "g", "dtype": "i4", "scale": 0.001}
+        channels=[{"name": name, "quantity": "acceleration", "unit": "[g]", "dtype": "i4", "scale": 0.001}
                   for name in channels],
         asset_class=ASSET_CLASS, site="femto",
     )  # fmt: skip

@@ -74,7 +74,7 @@ def test_a_tone_is_in_its_octave(engines):
     ("vibration-health", (1, 2560, 1000.0, ["g"]), "1000 samples/s, vibration-health is made for 5000 to 60000"),
     ("vibration-health", (1, 2048, 25_600.0, ["g"]), "2048 samples per frame do not divide window.size = 2560"),
     ("vibration-health", (9, 2560, 25_600.0, ["g"]), "9 channels, vibration-health wants 1 to 8"),
-    ("vibration-health", (1, 2560, 25_600.0, ["Cel"]), "a channel in 'Cel', vibration-health takes g, m/s2, mm/s"),
+    ("vibration-health", (1, 2560, 25_600.0, ["Cel"]), "a channel in 'Cel', vibration-health takes [g], g, m/s2, mm/s"),
     ("slow-level", (1, 1, 1 / 3600, ["Cel"]), "0.000277778 samples/s, slow-level is made for 0.0025 to 0.0042"),
 ])  # fmt: skip
 def test_another_rate_unit_or_layout_is_refused_with_the_reason(name, asset, misfit):
