@@ -45,6 +45,7 @@ _PARTS = 10
 _AT_END, _NEXT, _TIMES, _FEW = 0.005, 0.01, 3.0, 0.25
 #: float32 samples whose spread is this small beside their size are rounding, not a signal.
 _NO_SIGNAL = 5e-7
+_MOST = float(np.finfo(np.float32).max)
 
 
 def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
@@ -126,6 +127,8 @@ def _advance(pool: Pool, slot: int, ear: Listening, spec: OrderSpec, batch: Fram
     seen, new = int(table["taken"][slot]), (b - a) * samples
     data = batch.data[a:b]
     fresh = data[:, ear.channel].reshape(-1) if ear.channel >= 0 else np.zeros(new, np.float32)
+    if fresh.dtype.itemsize > 4:  # beyond float32 a sample would be infinite
+        fresh = np.clip(fresh, -_MOST, _MOST)
     have, cells = min(seen, ear.size), min(_cells(seen), _cells(ear.size))
     stream = np.concatenate([table["ring"][slot, :have], fresh], dtype=np.float32)
     at = np.arange(-seen % THIN, new, THIN)

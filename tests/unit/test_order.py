@@ -313,3 +313,11 @@ def test_another_version_of_the_state_warms_up_beside_the_old_one_and_goes_on() 
     after = rig.engine.samples[before:]
     assert len(after) == 24
     np.testing.assert_array_equal(after, alone.engine.samples[-24:])
+
+
+def test_a_sample_beyond_float32_overflows_nothing_and_spoils_its_own_window_only() -> None:
+    of = asset(channels=[{"name": "acc", "quantity": "acceleration", "unit": "m/s2", "dtype": "f8"}])
+    x = signal(n=300).astype("f8")
+    x[50] = 1e300
+    records = [frame(of, k, rpm=RPM, data=x[30 * k : 30 * k + 30].astype("<f8").tobytes()) for k in range(10)]
+    assert [n > 0 for n in told(run(of, records))] == [True, False]
