@@ -93,6 +93,10 @@ class OrderSpec(Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
+#: A sample with a channel of this size or more is not averaged: its square, in a setting's units, would not be finite.
+LARGEST = 1e100
+
+
 class EwmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Rows are moving means of the raw channels (kind "ewma"), each asset's since its first sample.
 

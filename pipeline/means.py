@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.bundle import Bundle
+from engines.kindspec import LARGEST
 from pipeline.columns import F64, I64, Array, Calibrated, FrameBatch, Groups, Rows
 from pipeline.state import Column, Pool
 
@@ -20,10 +21,14 @@ _STATE = ("ewma", "count", "last", "same")
 
 
 def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
-    """Return what a slot needs: the graph's inputs. count: samples so far. same: samples in a row of one value."""
+    """Return what a slot needs: the graph's inputs, and the count at which frames were lost.
+
+    count: samples so far. same: samples in a row of one value.
+    """
     del channels, samples
     rows = _rows_of(bundle)
-    return tuple(Column(name, "f8", rows[name], fill=float("nan") if name == "last" else 0) for name in _STATE)
+    state = (Column(name, "f8", rows[name], fill=float("nan") if name == "last" else 0) for name in _STATE)
+    return (*state, Column("lost_at", "f8"))
 
 
 def calibration_rows(bundle: Bundle, samples: int) -> int:
@@ -81,6 +86,8 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
         for name in _STATE:
             pool.table[name][slot] = state[name]
             kept[name].append(state[name][done])
+        full = (state["count"] - pool.table["lost_at"][slot]) * min(spec.smoothings) >= 1.0
+        pool.table["provisional"][slot[full]] = 0  # what was lost is forgotten by now
         at.append(here[done])
     finished = np.concatenate(at)
     back = np.argsort(finished, kind="stable")
@@ -94,19 +101,21 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
 
 
 def _advance(state: dict[str, Array], layout: _Layout, sample: F64) -> None:
-    """Take one sample (n, channels) of each asset."""
-    state["count"] = state["count"] + 1.0
-    weight = np.maximum(layout.smoothings, 1.0 / state["count"][:, None])
-    state["ewma"] = state["ewma"] + weight[:, :, None] * (layout.averaged(sample)[:, None] - state["ewma"])
-    now, before = sample[:, layout.sensors], state["last"][:, layout.sensors]
-    state["same"] = np.where(now == before, state["same"] + 1.0, 1.0)
+    """Take one sample (n, channels) of each asset; one too large to be averaged is the last, and changes no mean."""
+    whole = np.asarray((np.abs(sample) < LARGEST).all(axis=1, keepdims=True))
+    used = np.where(whole, sample, 0.0)
+    state["count"] = state["count"] + whole[:, 0]
+    weight = np.maximum(layout.smoothings, 1.0 / np.maximum(state["count"], 1.0)[:, None]) * whole
+    state["ewma"] = state["ewma"] + weight[:, :, None] * (layout.averaged(used)[:, None] - state["ewma"])
+    now, before = used[:, layout.sensors], state["last"][:, layout.sensors]
+    state["same"] = np.where(whole, np.where(now == before, state["same"] + 1.0, 1.0), state["same"])
     state["last"] = sample
 
 
 def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
     """Keep the means over a reboot: what wears is the machine, not its gateway. Forget all when it is another one."""
     if recalibrate:
-        pool.table.reset(slot, _STATE)
+        pool.table.reset(slot, (*_STATE, "lost_at", "provisional"))
 
 
 def inherit(pool: Pool, source: int, target: int) -> None:
@@ -121,8 +130,9 @@ def warm(pool: Pool, slot: int) -> bool:
 
 
 def lost(pool: Pool, slots: Sequence[int]) -> None:
-    """Take note that frames are gone for good: the means go on, provisionally."""
+    """Take note that frames are gone for good: the means go on, provisionally until the longest memory is new."""
     pool.table["provisional"][slots] = 1
+    pool.table["lost_at"][slots] = pool.table["count"][slots]
 
 
 def _rows_of(bundle: Bundle) -> dict[str, tuple[int, ...]]:

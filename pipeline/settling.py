@@ -24,7 +24,7 @@ class Terms:
 
 @dataclass(slots=True)
 class Scored:
-    """A computed batch. score: (n,) rounded. usable: (n,) the engine gave a finite score, and finite features."""
+    """A computed batch. score: (n,) rounded. usable: (n,) the score, features, life and probabilities are numbers."""
 
     spec: ModelSpec
     batch: Batch
@@ -36,8 +36,10 @@ class Scored:
     def of(cls, spec: ModelSpec, batch: Batch, outcome: Outcome) -> "Scored":
         score = np.round(np.asarray(outcome.outputs[spec.outputs.score], np.float64).reshape(-1), judge.SCORE_DECIMALS)
         usable = np.isfinite(score)
-        if spec.outputs.features is not None:
-            usable &= np.isfinite(outcome.outputs[spec.outputs.features]).all(axis=1)
+        out = spec.outputs
+        for name in (out.features, *(out.life.names if out.life else ()), out.mode and out.mode.probabilities):
+            if name is not None:
+                usable &= np.isfinite(outcome.outputs[name].reshape(len(score), -1)).all(axis=1)
         usable[list(outcome.failed)] = False
         return cls(spec, batch, outcome, score, usable)
 

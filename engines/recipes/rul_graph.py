@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.base import Array
-from engines.recipes.rul_model import BAD, CAP, FEW, FLOOR, KNOWN, MISSED, OUTSIDE, SNAP, SPAN, WARN, RulModel
+from engines.recipes.rul_model import BAD, CAP, COUNTER, FEW, FLOOR, KNOWN, MISSED, OUTSIDE, SNAP, SPAN, WARN, RulModel
 from engines.recipes.rul_state import CHANNELS, COLUMNS, LIFTED, SENSORS, SETTING_SCALE, SMOOTHINGS
 
 # As anomaly-mewma: every runtime in use reads it.
@@ -62,7 +62,8 @@ def build(model: RulModel) -> bytes:
 
     ewma (n, smoothings, 19), count (n), last (n, 18), same (n, 14), all float64 as rul_state.State holds them ->
     score (n) float32, WARN / max(rul, FLOOR), 0 when unknown; rul, p10, p50, p90 (n) float32 cycles, 125 "at least";
-    unknown (n) int32: 0 known, 1 not enough history, 2 outside what was trained on, 3 channel missing or stuck;
+    unknown (n) int32: 0 known, 1 not enough history, 2 outside what was trained on, 3 channel missing or stuck,
+    4 more samples than cycles;
     contributions (n, 18) float32, share of each channel in the wear: sum 1, less where all gain less than a cycle.
     """
     g = _Graph()
@@ -122,16 +123,18 @@ def _unknown(g: _Graph, model: RulModel, z: str, missing: str, last: str, settin
     beyond = g.largest(g("Div", off, envelope.half), [1, 2])
     apart = g("Abs", g("Sub", g.reshape(scaled, -1, 1, 3), normaliser.regimes))
     nearest = g("ReduceMin", g.largest(apart, [2]), axes=[1], keepdims=0)
-    outside = g("Greater", g("Max", beyond, g("Div", nearest, np.array(normaliser.reach))), np.array(1.0))
+    inside = g("LessOrEqual", g("Max", beyond, g("Div", nearest, np.array(normaliser.reach))), np.array(1.0))
     cycles = g.reshape(g.cut(last, 0, 1, 1), -1)
-    outside = g("Or", outside, g("Greater", "count", cycles))
+    counter = g("Greater", "count", g("Add", cycles, np.array(1.0)))
     stuck = g("GreaterOrEqual", g.largest(g("Sub", "same", envelope.same), [1]), np.array(0.0))
     bad = g("Or", g("Or", missing, stuck), g("Less", "count", np.array(1.0)))
     missed = g("Max", g("Sub", cycles, "count"), np.array(0.0))
     asked = g("Add", g("Mul", missed, np.array(MISSED)), np.array(envelope.least))
     needed = g("Min", asked, np.array(envelope.late))
     few = g("Where", g("Less", "count", needed), np.array(FEW, _I32), np.array(KNOWN, _I32))
-    return g("Where", bad, np.array(BAD, _I32), g("Where", outside, np.array(OUTSIDE, _I32), few), name="unknown")
+    known = g("Where", inside, few, np.array(OUTSIDE, _I32))
+    known = g("Where", counter, np.array(COUNTER, _I32), known)
+    return g("Where", bad, np.array(BAD, _I32), known, name="unknown")
 
 
 def _variants(g: _Graph, model: RulModel, z: str, last: str) -> str:
@@ -180,14 +183,14 @@ def _answers(g: _Graph, model: RulModel, outputs: str, why: str) -> None:
     low = g("Sub", middle, g.reshape(g.cut(wide, 2, 3, 1), -1))
     high = g("Add", middle, g.reshape(g.cut(wide, 3, 4, 1), -1))
     below, above = (_between(g, own, model.band.knots, values) for values in (model.band.below, model.band.above))
-    high = g.clip(g("Mul", g("Add", high, above), np.array(CAP / (CAP - SNAP), _F32)), zero, cap)
-    low = g("Min", g.clip(g("Sub", low, below), zero, cap), high)
-    blind = g("Greater", why, np.array(FEW, _I32))
-    g("Where", blind, zero, low, name="p10")
-    g("Where", blind, cap, high, name="p90")
+    high = g("Max", g.clip(g("Mul", g("Add", high, above), np.array(CAP / (CAP - SNAP), _F32)), zero, cap), rul)
+    low = g("Min", g.clip(g("Sub", low, below), zero, cap), rul)
+    known = g("Equal", why, np.array(KNOWN, _I32))
+    g("Where", known, low, zero, name="p10")
+    g("Where", known, high, cap, name="p90")
     g("Min", g("Max", g("Min", g("Max", middle, zero), cap), "p10"), "p90", name="p50")
     score = g("Div", np.array(WARN, _F32), g("Max", rul, np.array(FLOOR, _F32)))
-    g("Where", g("Equal", why, np.array(KNOWN, _I32)), score, zero, name="score")
+    g("Where", known, score, zero, name="score")
     gain = g("Max", g("Sub", g.cut(means, 1, 1 + _S, 1), raw_own), zero)
     # A vector of ones per row, or ONNX Runtime makes one product of all rows, whose last bits depend on their number.
     ones = g("Add", g("Mul", g.reshape(gain, -1, _S, 1), zero), np.array(1.0, _F32))

@@ -26,7 +26,7 @@ SPAN = len(SMOOTHINGS) * len(SENSORS)
 FEATURES = SPAN + 3
 HEADS = ("mean", "p50", "below", "above")
 #: Answers of the output `unknown`.
-KNOWN, FEW, OUTSIDE, BAD = 0, 1, 2, 3
+KNOWN, FEW, OUTSIDE, BAD, COUNTER = 0, 1, 2, 3, 4
 _FIRST, _LAST = 1, 4  # the settings in a row
 
 
@@ -103,7 +103,7 @@ class RulModel:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Per row, in cycles: mean head, 10, 50 and 90 % quantile; unknown: KNOWN, FEW, OUTSIDE or BAD."""
+    """Per row, in cycles: mean head, 10, 50 and 90 % quantile; unknown: KNOWN, FEW, OUTSIDE, BAD or COUNTER."""
 
     rul: F64
     p10: F64
@@ -170,25 +170,26 @@ def raw_forecast(outputs: F64) -> tuple[F64, F64, F64, F64]:
 
 
 def interval(band: Band, mean: F64, low: F64, high: F64) -> tuple[F64, F64]:
-    """Return the calibrated interval, within 0 and CAP."""
+    """Return the calibrated interval, within 0 and CAP, with the mean in it."""
     below, above = band(mean)
-    high = np.clip((high + above) * (CAP / (CAP - SNAP)), 0, CAP)
-    return np.minimum(np.clip(low - below, 0, CAP), high), high
+    high = np.maximum(np.clip((high + above) * (CAP / (CAP - SNAP)), 0, CAP), mean)
+    return np.minimum(np.clip(low - below, 0, CAP), mean), high
 
 
 def unknown(model: RulModel, rows: Rows) -> NDArray[np.int64]:
-    """Return per row whether the answer is to be believed: KNOWN, FEW, OUTSIDE or BAD, the worst that holds."""
+    """Return per row if the answer is to be believed: KNOWN, FEW, OUTSIDE, COUNTER or BAD, the worst that holds."""
     envelope, normaliser = model.envelope, model.normaliser
     missing = np.isnan(rows.last).any(axis=1) | (rows.count < 1)
     last = np.nan_to_num(rows.last)
     settings = last[:, _FIRST:_LAST]
     z = np.concatenate([normalised(normaliser, rows), normaliser(last[:, _LAST:], lift(settings))[:, None]], axis=1)
     beyond = (np.abs(z - envelope.middle) / envelope.half).max(axis=(1, 2))
-    outside = np.maximum(beyond, normaliser.strangeness(settings)) > 1
-    outside |= rows.count > last[:, 0]  # more samples than cycles: the counter is no counter
+    outside = ~(np.maximum(beyond, normaliser.strangeness(settings)) <= 1)  # what is no number is outside
+    # More samples than cycles: the counter is no counter. One more is the flight 0 of who counts from there.
+    counter = rows.count > last[:, 0] + 1
     bad = missing | (rows.same >= envelope.same).any(axis=1)
     few = rows.count < envelope.needed(last[:, 0] - rows.count)
-    return np.where(bad, BAD, np.where(outside, OUTSIDE, np.where(few, FEW, KNOWN)))
+    return np.select([bad, counter, outside, few], [BAD, COUNTER, OUTSIDE, FEW], KNOWN)
 
 
 def forecast(model: RulModel, rows: Rows) -> Forecast:
@@ -196,6 +197,6 @@ def forecast(model: RulModel, rows: Rows) -> Forecast:
     mean, p50, low, high = raw_forecast(heads(model.layers, features(model.normaliser, model.envelope, rows)))
     low, high = interval(model.band, mean, low, high)
     why = unknown(model, rows)
-    blind = why >= OUTSIDE
+    blind = why != KNOWN
     low, high = np.where(blind, 0.0, low), np.where(blind, CAP, high)
     return Forecast(mean, low, np.clip(p50, low, high), high, why)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.kindspec import LARGEST
+
 F64 = NDArray[np.float64]
 
 CYCLES = "cycles"
@@ -89,8 +91,11 @@ class State:
         )  # fmt: skip
 
     def step(self, sample: F64) -> None:
-        """Take one sample of each asset, (n, channels). One with a NaN is kept as `last` and changes nothing else."""
-        whole = np.asarray(np.isfinite(sample).all(axis=1, keepdims=True))
+        """Take one sample of each asset, (n, channels).
+
+        One with a NaN, or too large to be averaged, is kept as `last` and changes nothing else.
+        """
+        whole = np.asarray((np.abs(sample) < LARGEST).all(axis=1, keepdims=True))
         used = np.where(whole, sample, 0.0)
         settings, sensors = used[:, 1:_FIRST], used[:, _FIRST:]
         self.count += whole[:, 0]

@@ -11,6 +11,9 @@ from engines.bundle import Bundle
 from engines.kindspec import EwmaSpec
 from engines.recipes import rul_state
 from engines.spec import MatchSpec, ModelSpec
+from pipeline import kinds
+from schemas import AssetBirth, TelemetryFrame
+from schemas.codec import encode
 from tests.rig import CARD, Rig, birth, frame
 
 CHANNELS = rul_state.CHANNELS
@@ -113,3 +116,37 @@ def test_a_reboot_keeps_the_means_and_other_channels_forget_them(samples):
     rig.drain()
     counts = np.concatenate([x["count"] for x in rig.engine.seen])
     assert counts.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_a_sample_too_large_to_be_averaged_changes_no_mean(samples):
+    wild = samples.copy()
+    wild[10, 1], wild[20, 9] = 1e200, -1e100
+    asset = AssetBirth.make(
+        asset="engine", start_ns=1, rate_hz=1.0, samples_per_frame=1, asset_class="engine", site="s",
+        channels=[{"name": n, "quantity": "q", "unit": "1", "dtype": "f8"} for n in CHANNELS])
+    rig = Rig.make(BUNDLE, [asset], engine=Keeps())
+    for i, row in enumerate(wild):
+        rig.poll([encode(TelemetryFrame(asset.asset, asset.birth_id, i, 10**9 + i, row.astype("<f8").tobytes()))])
+    rig.drain()
+    got = {k: np.concatenate([b[k] for b in rig.engine.seen]) for k in ("ewma", "count", "last", "same")}
+    want = rul_state.run([rul_state.History("e", wild)])
+    calm = rul_state.run([rul_state.History("e", np.delete(wild, [10, 20], axis=0))])
+    for name, array in want.inputs().items():
+        assert np.array_equal(got[name], array), name
+    assert np.array_equal(got["ewma"][-1], calm.ewma[-1]) and got["count"][-1] == 28
+
+
+def test_what_was_lost_makes_answers_provisional_until_the_longest_memory_is_new(samples):
+    asset = birth("engine", channels=SENT, samples=1)
+    rig = Rig.make(BUNDLE, [asset], engine=Keeps())
+    rig.poll([frame(asset, i, 1.0) for i in range(5)])
+    rig.drain()
+    rig.flow.skip(rig.part())
+    pool = rig.part().order[0]
+    rig.poll([frame(asset, i, 1.0) for i in range(5, 104)])
+    assert pool.table["provisional"][0] == 1
+    rig.poll([frame(asset, 104, 1.0)])
+    assert pool.table["provisional"][0] == 0
+    rig.flow.skip(rig.part())
+    kinds.start_over(pool, 0)
+    assert pool.table["provisional"][0] == 0 and pool.table["count"][0] == 0

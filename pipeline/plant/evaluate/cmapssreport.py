@@ -123,13 +123,14 @@ class Points:
         return float(np.where(d < 0, np.expm1(-d / 13), np.expm1(d / 10)).sum())
 
     def coverage(self, worn: bool = False) -> Interval:
-        """Return how many percent of the capped truths lie within the interval; worn: where 50 or fewer are left."""
-        inside = ((self.capped >= self.low) & (self.capped <= self.high))[self.truth <= WORN if worn else slice(None)]
+        """Return how many percent of the answered capped truths lie within the interval; worn: 50 or fewer are left."""
+        counts = np.array([not why for why in self.unknown], bool) & ((self.truth <= WORN) | (not worn))
+        inside = ((self.capped >= self.low) & (self.capped <= self.high))[counts]
         return bootstrap.interval(len(inside), lambda i: 100 * float(inside[i].mean()) if len(i) else float("nan"))
 
     def width(self) -> float:
-        """Return the mean width of the interval, flights."""
-        return float((self.high - self.low).mean())
+        """Return the mean width of the interval, flights, of what is answered."""
+        return float((self.high - self.low)[[not why for why in self.unknown]].mean())
 
 
 def sections(fleets: Sequence[Fleet], summary: list[str]) -> list[Section]:
@@ -180,7 +181,8 @@ def _error(fleets: Sequence[Fleet]) -> Table:
 def _beside(fleets: Sequence[Fleet]) -> Table:
     names = tuple(BARS)
     table = Table("RMSE / NASA score beside published models", ("model", *names),
-                  note="published ones stand as their authors give them, most against capped labels; ours capped")
+                  note="published ones stand as their authors give them, most against capped labels, each trained on "
+                       "its one subset; ours capped, one net trained on the engines of all four")
     by = {f.subset: Points.of(f) for f in fleets}
     table.add("this bundle", *(f"{by[s].rmse().value:.2f} / {by[s].nasa():.0f}" if s in by else None for s in names))
     table.extend(Row(name, cells, "anchor") for name, *given in ANCHORS for cells in [tuple(given)])

@@ -9,7 +9,7 @@ import pytest
 from engines.recipes import rul_bundle
 from engines.recipes.rul_ewma import fit, fit_once
 from engines.recipes.rul_graph import OUTPUTS, build
-from engines.recipes.rul_model import BAD, CAP, FEATURES, FEW, KNOWN, OUTSIDE, forecast
+from engines.recipes.rul_model import BAD, CAP, COUNTER, FEATURES, FEW, KNOWN, OUTSIDE, forecast
 from engines.recipes.rul_state import CHANNELS, SENSORS, History, run
 from tests.unit.engines.rul_fleet import QUICK, fleet
 
@@ -138,7 +138,7 @@ def test_bad_input_is_never_a_confident_number(session):
         "never measured": (changed(history, "T50", np.nan), BAD),
         "other unit": (changed(history, "T50", history.rows[:, CHANNELS.index("T50")] / 1.8), OUTSIDE),
         "unseen regime": (changed(history, "altitude", 30.0), OUTSIDE),
-        "frames counted as cycles": (changed(history, "cycles", 1.0), OUTSIDE),
+        "frames counted as cycles": (changed(history, "cycles", 1.0), COUNTER),
     }
     for name, (bad, why) in cases.items():
         told = end(session, bad)

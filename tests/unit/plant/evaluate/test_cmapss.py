@@ -102,7 +102,8 @@ def test_short_and_late_histories_say_that_they_are_not_enough(settings, tmp_pat
     ("T50", lambda column: np.full_like(column, column[-1]), "a channel is missing or stuck"),
     ("T50", lambda column: column / 1.8, "outside what the model was trained on"),
     ("altitude", lambda column: np.full_like(column, 30.0), "outside what the model was trained on"),
-    ("cycles", lambda column: np.arange(len(column)) / 1000 + 1, "outside what the model was trained on"),
+    ("cycles", lambda column: np.arange(len(column)) / 1000 + 1,
+     "more samples than cycles: the counter began anew, or samples came twice"),
     ("T50", lambda column: np.full_like(column, np.nan), REFUSED),
 ])  # fmt: skip
 def test_bad_input_is_unknown_with_the_reason_and_never_a_confident_number(settings, tmp_path, channel, make, why):
