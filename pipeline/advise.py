@@ -142,8 +142,7 @@ _SEVERITY: dict[str, Severity] = {"low": "low", "medium": "medium", "high": "hig
 
 
 def _provisional(pool: Pool, slot: int) -> bool:
-    names = {c.name for c in pool.table.columns}
-    return bool(pool.table["provisional"][slot]) or ("suspect" in names and bool(pool.table["suspect"][slot]))
+    return bool(pool.table["provisional"][slot]) or ("suspect" in pool.table and bool(pool.table["suspect"][slot]))
 
 
 def stale(ts_ms: int, t_end: int, stale_ms: int) -> str | None:
