@@ -33,7 +33,10 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Gets the prediction file
 ProtocolOption = Annotated[
     Protocol, typer.Option(help="shipped: the bundle that is there. cv: fit anew per fold of the training part.")
 ]
-Seeds = Annotated[int, typer.Option(min=1, max=100, help="How many seeds `--protocol cv` fits.")]
+Seeds = Annotated[int | None, typer.Option(min=1, max=100, help="How many seeds `--protocol cv` fits; without it 5.")]
+
+#: Seeds of a fit; sets whose models have nothing to fit; those whose fit draws nothing by chance.
+SEEDS, UNFITTED, EXACT = 5, ("femto", "nab"), ("skab", "battery")
 
 
 @app.callback()
@@ -43,12 +46,17 @@ def evaluate() -> None:
 
 def _offer(name: str, text: str) -> None:
     def command(
-        data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = 5, config: ConfigFile = None,
-        assignments: Assignments = None,
+        data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = None,
+        config: ConfigFile = None, assignments: Assignments = None,
     ) -> None:  # fmt: skip
         from pipeline.plant.evaluate import Options
 
-        _run(name, data, out, Options(protocol.value, seeds), config, assignments)
+        if protocol is Protocol.cv and name in UNFITTED:
+            raise typer.BadParameter(f"{name}: nothing is fitted, so nothing is left out", param_hint="--protocol")
+        if seeds is not None and (protocol is Protocol.shipped or name in EXACT):
+            why = "nothing is drawn by chance" if name in EXACT else "only --protocol cv fits seeds"
+            raise typer.BadParameter(f"{name}: {why}", param_hint="--seeds")
+        _run(name, data, out, Options(protocol.value, seeds or SEEDS), config, assignments)
 
     app.command(name, help=text)(command)
 
@@ -74,7 +82,7 @@ if _is_there("cwru"):
         data: Data,
         out: Out,
         protocol: ProtocolOption = Protocol.shipped,
-        seeds: Seeds = 5,
+        seeds: Seeds = None,
         bearing: Annotated[str | None, typer.Option(metavar="NAME", help="Built-in geometry, as 6205-2RS.")] = None,
         orders: Annotated[
             str | None, typer.Option(metavar="BPFI,BPFO,BSF,FTF", help="Geometry as orders, per turn of the shaft.")
@@ -86,7 +94,7 @@ if _is_there("cwru"):
         from pipeline.plant.evaluate import Options
 
         numbers = _numbers(orders) if orders is not None else None
-        _run("cwru", data, out, Options(protocol.value, seeds, bearing, numbers), config, assignments)
+        _run("cwru", data, out, Options(protocol.value, seeds or SEEDS, bearing, numbers), config, assignments)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -107,6 +115,10 @@ def _run(
     if not data.is_dir():
         raise InputError(f"{data}: is no folder")
     settings = read_settings(config, None, assignments)
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    except OSError as error:
+        raise InputError(f"{out}: cannot be a folder: {error.strerror}") from error
     module = importlib.import_module(f"{_PACKAGE}.{name}")
     with bar(f"evaluate {name}", quiet=True) as progress:
         report = module.evaluate(data, out, settings, replace(options, progress=progress))

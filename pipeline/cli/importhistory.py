@@ -1,5 +1,6 @@
 """`kizashi import`: history that a plant or a public data set has becomes births and frames."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,9 +130,14 @@ def _write(messages: "Messages", path: Path) -> None:
     from pipeline.plant.capture import CaptureWriter
     from pipeline.plant.source import message_records
 
-    with CaptureWriter(path) as capture:
-        for record in message_records(messages):
-            capture.write(record)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # what fails leaves a capture of that name as it was
+    try:
+        with CaptureWriter(part) as capture:
+            for record in message_records(messages):
+                capture.write(record)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 async def _publish(messages: "Messages", settings: "Settings") -> None:

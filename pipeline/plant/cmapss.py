@@ -136,11 +136,6 @@ def test_fleets(data: Path) -> Iterator[AssetBirth | TelemetryFrame]:
     return heapq.merge(*fleets, key=lambda m: m.start_ns if isinstance(m, AssetBirth) else m.t0_ns)
 
 
-def unit_of(history: History) -> int:
-    """Return the unit number within its subset."""
-    return int(history.name.rsplit("/", 1)[1])
-
-
 def engines(data: Path, name: str) -> list[Engine]:
     """Return the units of a file, as test_FD001.txt. Raises InputError for a missing or broken file."""
     numbers = _numbers(data, name)

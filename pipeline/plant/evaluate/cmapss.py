@@ -4,7 +4,7 @@ The whole fleet is streamed before a label file is opened. A second stream begin
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BUNDLE = "rul-ewma"
 #: Flights that an engine has behind it when the late stream joins it.
 LATE = 60
+#: Reasons of refused samples that the summary names, a subset: each frame of a broken file could have its own.
+_REASONS = 5
 #: Why there is no answer for a flight whose frame was refused.
 REFUSED = "the sample was refused: a value is missing or not finite"
 
@@ -52,11 +54,16 @@ def _fill(told: Told) -> None:
         last = told.rul[row]
 
 
-def forecasts(settings: "Settings", subset: str, fleet: Sequence[Engine]) -> list[Told]:
-    """Stream a fleet through the flow; the forecasts of each engine. No label is at hand here."""
+def forecasts(
+    settings: "Settings", subset: str, fleet: Sequence[Engine], refused: Callable[[str], None] = lambda line: None
+) -> list[Told]:
+    """Stream a fleet through the flow; the forecasts of each engine. No label is at hand here.
+
+    refused: told of every dead letter.
+    """
     found = {cmapss.asset_of(subset, e): Told.none(len(e.rows), REFUSED) for e in fleet}
     if fleet:
-        for assessment in assessed(settings, cmapss.messages(subset, fleet)):
+        for assessment in assessed(settings, cmapss.messages(subset, fleet), refused=refused):
             _take(found[assessment.asset], assessment)
     for each in found.values():
         _fill(each)
@@ -91,6 +98,8 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
                     + (f" --protocol cv --seeds {options.seeds}" if options.protocol == "cv" else ""))
     settings = routed(settings, cmapss.ASSET_CLASS, BUNDLE)
     bundle = bundle_of(settings, cmapss.ASSET_CLASS, BUNDLE)
+    if bundle.spec.outputs.life is None:
+        raise InputError(f"{bundle.spec.name} says no remaining life: cmapss wants a bundle with [outputs.life]")
     given = Given(bundle.spec.card.trained_on)
     given.read(data, [cmapss.path_of(data, f"test_{s}.txt") for s in subsets])
     fleets = list(_fleets(data, out, settings, options, given, report))
@@ -117,7 +126,9 @@ def _fleets(
     for k, subset in enumerate(subsets):
         engines = cmapss.engines(data, f"test_{subset}.txt")
         options.progress(k / len(subsets), f"{subset}: {len(engines)} engines")
-        told = forecasts(settings, subset, engines)
+        refused: set[str] = set()
+        told = forecasts(settings, subset, engines, refused.add)
+        report.summary += [f"{subset}: samples refused, {why}" for why in sorted(refused)[:_REASONS]]
         report.files.append(out / f"pred_{subset}.csv")
         write(report.files[-1], engines, told)
         options.progress((k + 0.6) / len(subsets), f"{subset}: joined {LATE} flights late")

@@ -73,7 +73,7 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
     The end of a recording is the end of the bearing's life, and is looked at after the last prediction.
     """
     paths = femto.recordings(data)
-    given, lives = Given(), []
+    given, lives, refused = Given(), [], set[str]()
     given.read(data, paths)
     settings = routed(settings, femto.ASSET_CLASS, BUNDLE)
     for k, path in enumerate(paths):
@@ -81,7 +81,7 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
         g = np.stack([x for x in channels.values()]).astype(np.float64) / 1000.0
         rms = np.sqrt((g - g.mean(axis=2, keepdims=True)).var(axis=2).mean(axis=0))
         told = Watched(len(rms))
-        for a in assessed(settings, femto.recording_messages(path)):
+        for a in assessed(settings, femto.recording_messages(path), refused=refused.add):
             told.take(a)
         lives.append(Life(path.stem, rms, told))
         options.progress((k + 1) / len(paths), path.stem)
@@ -92,7 +92,7 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
     report.sections.append(Section("Warnings before the end", tables=[_table(lives)],
                                    pictures=[p for life in lives for p in _pictures(life)]))
     report.facts += [("bundle", f"{BUNDLE}: nothing is trained, one parameter set for all"), *given.lines()]
-    report.summary += _summary(lives)
+    report.summary += [*_summary(lives), *(f"snapshots refused, {why}" for why in sorted(refused)[:5])]
     return report
 
 

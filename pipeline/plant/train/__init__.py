@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
+#: How `about.json` of a work folder begins: by this a folder is known as ours.
+_MARK = {"_": "finished parts of a training of kizashi"}
 _OURS = re.compile(r"about\.json|[0-9a-f]{16}\.(npz|part)")
 
 
@@ -32,6 +34,9 @@ def _foreign(folder: Path) -> str:
     """Name a file of a folder that no training of ours has put there; empty if there is none."""
     if not folder.is_dir():
         return ""
+    about = folder / "about.json"
+    if about.exists() and not about.read_bytes().startswith(json.dumps(_MARK)[:-1].encode()):
+        return "an about.json of something else"
     return next((path.name for path in sorted(folder.iterdir()) if not _OURS.fullmatch(path.name)), "")
 
 
@@ -47,7 +52,7 @@ class Work:
         self.folder = folder
         if folder is None:
             return
-        about, text = folder / "about.json", json.dumps(dict(key), sort_keys=True, default=str)
+        about, text = folder / "about.json", json.dumps({**_MARK, **key}, sort_keys=True, default=str)
         try:
             if foreign := _foreign(folder):
                 raise InputError(f"{folder}: holds {foreign}, which is no part of a training; name another with --work")

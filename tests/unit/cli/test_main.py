@@ -181,3 +181,19 @@ def test_the_health_check_of_a_container_needs_no_heavy_import():
     assert done.returncode == 1
     assert done.stderr == "['pydantic']\n"
     assert done.stdout.startswith("no worker answers at 127.0.0.1:1: ")
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("nab", "--protocol", "cv"), "nothing is fitted"), (("femto", "--protocol", "cv"), "nothing is fitted"),
+    (("skab", "--protocol", "cv", "--seeds", "3"), "nothing is drawn by chance"),
+    (("cmapss", "--seeds", "3"), "only --protocol cv fits seeds"),
+])
+def test_an_option_of_evaluate_that_would_do_nothing_is_refused(tmp_path, capsys, arguments, said):
+    assert cli.main(["evaluate", *arguments, "--data", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_evaluate_tries_where_it_writes_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["evaluate", "cmapss", "--data", str(tmp_path), "--out", str(tmp_path / "file")]) == 5
+    assert "cannot be a folder" in capsys.readouterr().err

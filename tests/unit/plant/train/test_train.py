@@ -119,6 +119,10 @@ def test_parts_of_another_key_are_forgotten_and_nothing_else(tmp_path):
     with pytest.raises(InputError, match=r"holds notes\.txt"):
         Work(tmp_path / "w", {"seed": 1})
     assert len(list((tmp_path / "w").iterdir())) == 3
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "about.json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match="an about.json of something else"):
+        Work(tmp_path / "theirs", {"seed": 1})
 
 
 def test_without_the_extra_the_command_says_what_to_install(data, tmp_path, monkeypatch, capsys):
