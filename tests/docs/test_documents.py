@@ -14,7 +14,7 @@ from pipeline.ops.config import load_settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(ROOT.glob("*.md"))
-EXECUTED = [path for path in DOCUMENTS if path.name in {"README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"}]
+EXECUTED = [path for path in DOCUMENTS if path.name in {"README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "MODELS.md"}]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+)`")
