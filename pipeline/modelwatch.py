@@ -6,11 +6,11 @@ tried twice, unless it was for want of a device, memory or time.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engines.base import EngineError, EngineLost, TensorSpec, Unready
+from engines.base import Array, Arrays, EngineError, EngineLost, TensorSpec, Unready
 from engines.bundle import Bundle, BundleError, Candidate
 from pipeline.aside import aside
 from pipeline.columns import Effects
@@ -35,6 +35,9 @@ class Prepared(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Collection[int]] | None:
+        """Return outputs, and the rows that failed, of rows that only teach; None if the engine is broken."""
 
     def install(self) -> None:
         """Take over from the engine that serves; called between two batches."""
@@ -125,7 +128,7 @@ class ModelWatch:
                          passing=isinstance(error, (Unready, EngineLost)))
             return
         swapped, changes = False, _changes(old, prepared.bundle, self._layouts(old.spec.name))
-        heirs = Succession(prepared.bundle) if changes else None
+        heirs = Succession(prepared.bundle, prepared) if changes else None
         if heirs is not None:
             self._flow.successions[candidate.name] = heirs
         try:
@@ -134,7 +137,7 @@ class ModelWatch:
                 if why:
                     self._refuse(candidate, old, "; ".join(why))
                     return
-                if heirs is not None and not await self._warm(candidate, heirs, started):
+                if heirs is not None and not await self._warm(candidate, old, heirs, started):
                     return
                 swapped = await self._custody.swap(lambda: self._change(prepared, old, heirs))
                 if not swapped:
@@ -162,13 +165,16 @@ class ModelWatch:
         prepared.install()
         return effects
 
-    async def _warm(self, candidate: Candidate, heirs: Succession, started: float) -> bool:
+    async def _warm(self, candidate: Candidate, old: Bundle, heirs: Succession, started: float) -> bool:
         """Let heirs follow until all assets that send are warm; False if the folder offers something else by then."""
         said = looked = self._clock()
         stuck = False
         while (cold := heirs.cold(self._flow.partitions.values())) or not self._flow.partitions:
             await asyncio.sleep(WARM_POLL_S)
             now = self._clock()
+            if heirs.mute:
+                self._refuse(candidate, old, "its engine was lost or hung while assets warmed up on it", passing=True)
+                return False
             if now - said >= WAITING_EVERY_S:
                 said = now
                 self._events.emit("swap_waiting", bundle=candidate.name, version=candidate.version, cold=len(cold),

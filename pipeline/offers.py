@@ -6,13 +6,14 @@ Blocking, meant for a thread: reading, verifying, loading, comparing, measuring.
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from engines.base import Engine, EngineError, EngineLost, TensorSpec
+from engines.base import Array, Arrays, Engine, EngineError, EngineLost, TensorSpec
 from engines.bundle import Bundle, Candidate, load_bundle
 from engines.measure import measure
+from pipeline import infer
 from pipeline.assembly import trust_policy
 from pipeline.errors import ModelError
 from pipeline.fitting import OPEN_S, Fitter, golden_shapes
@@ -28,6 +29,8 @@ ROUNDS = 20
 #: The event loop waits at most this long for the interpreter beside a version that is tried, instead of 5 ms each time.
 SWITCH_S, _USUAL_S = 0.0005, sys.getswitchinterval()
 _MIB = 1 << 20
+#: Longest that rows which only teach an heir may hold up the flow; they take a millisecond.
+LEARN_S = 1.0
 
 
 @dataclass(slots=True)
@@ -37,10 +40,22 @@ class Tried:
     bundle: Bundle
     engines: Engines
     serving: Serving
+    sound: bool = True
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return self.engines.ground.thread.engine.inputs
+
+    def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Collection[int]] | None:
+        """Return outputs, and the rows that failed; None, and from then on, if the engine is lost or hangs."""
+        if not self.sound:
+            return None
+        try:
+            found = self.engines.ground.thread.call(lambda engine: infer.run(engine, inputs), LEARN_S)
+        except (EngineLost, TimeoutError):
+            self.sound = False
+            return None
+        return found.outputs, found.failed
 
     def install(self) -> None:
         """Take over from the engines that serve."""

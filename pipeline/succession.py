@@ -6,15 +6,18 @@ all assets that send are warm, each pool gives way to its heir in place: places 
 counters, alarm flags and open alerts are the old pool's, windows, recursions and baselines the heir's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
+from engines.base import Array, Arrays, TensorSpec
 from engines.bundle import Bundle
-from pipeline import advise, judge
+from pipeline import advise, answers, baseline, judge
+from pipeline.batch import plain
 from pipeline.checkpoint import UNASSIGNED
-from pipeline.columns import I64, FrameBatch, Groups
+from pipeline.columns import I64, FrameBatch, Groups, Rows
 from pipeline.kinds import kind_of, new_pool, start_over
 from pipeline.state import ACQUIRE_COLUMNS, Partition, Pool
 from pipeline.terms import MANIFEST, renewed
@@ -64,11 +67,24 @@ def obstacles(old: Bundle, new: Bundle, served: Iterable[tuple[int, int]]) -> li
     return found
 
 
+class Compute(Protocol):
+    """The engine of the new version, for heirs whose baseline is learnt from what it says."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]: ...
+
+    def infer(self, inputs: Mapping[str, Array]) -> tuple[Arrays, Collection[int]] | None:
+        """Return outputs and the rows that failed; None when the engine is of no use any more."""
+
+
 class Succession:
     """The heirs of all pools of one bundle."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, compute: Compute | None = None) -> None:
+        """compute: without it heirs of a bundle with a [baseline] learn it only after they took over."""
         self.bundle = bundle
+        self._compute = compute if bundle.spec.baseline is not None else None
+        self.mute = False  # the new version's engine says nothing any more: its heirs will never be warm
         self._heirs: dict[int, tuple[Pool, Heir]] = {}  # by identity: a partition that comes back has other pools
 
     def follow(self, pool: Pool, batch: FrameBatch, groups: Groups) -> None:
@@ -88,10 +104,36 @@ class Succession:
             groups = Groups.of(batch.slot)
             if not len(batch):
                 return
-        _, finished = kind.step(mirror, batch, groups)
+        rows, finished = kind.step(mirror, batch, groups)
         for done in finished:
             heir.learnt[done.slot] = Learnt(int(batch.seq[done.frame]), int(batch.t0_ns[done.frame]), done.rows,
                                              done.reason)
+        if self._compute is not None and len(rows):
+            self._learn(pool, heir, rows, self._compute)
+
+    def _learn(self, pool: Pool, heir: Heir, rows: Rows, compute: Compute) -> None:
+        """Show an heir's baseline what the new engine says of its rows."""
+        spec, mirror, n = self.bundle.spec, heir.pool, len(rows)
+        assert spec.baseline is not None
+        staged = plain(compute.inputs, spec.rows(mirror.channels, mirror.samples), n).arrays
+        rows.fill(0, n, staged)
+        said = compute.infer(staged)
+        if said is None:
+            self.mute = True
+            return
+        outputs, failed = said
+        told = answers.read(spec.outputs, outputs, slice(0, n), rows.doubt, rows.reasons)
+        usable = told.unknown == 0
+        usable[list(failed)] = False
+        # As for a chart: what an asset with an open alert sends is no healthy operation to learn from.
+        ill = (pool.table["active"][rows.slot] != 0) & (mirror.table["base_ready"][rows.slot] == 0)
+        for slot in np.unique(rows.slot[ill]).tolist():
+            baseline.restart(mirror, slot, recalibrate=True)
+        features = np.asarray(outputs[spec.outputs.features or ""])
+        found = baseline.step(mirror, spec.baseline, rows.slot, features, usable & ~ill, np.zeros(n, bool))
+        for one in found.finished:
+            heir.learnt[one.slot] = Learnt(int(rows.seq[one.row]), int(rows.t_end[one.row]), spec.baseline.rows,
+                                           one.reason)
 
     def start_over(self, pool: Pool, slot: int) -> None:
         """Let an heir learn an asset anew too."""
@@ -120,9 +162,13 @@ class Succession:
             if table["leave"][slot] >= 0 or table["historical"][slot] or table["quiet"][slot]:
                 continue
             mirror = None if known is None else known[1].pool
-            if mirror is None or mirror.slots[slot] is not who or not kind_of(self.bundle).warm(mirror, slot):
+            if mirror is None or mirror.slots[slot] is not who or not self._warm(mirror, slot):
                 out.append(who.asset)
         return out
+
+    def _warm(self, mirror: Pool, slot: int) -> bool:
+        learns = self._compute is not None
+        return kind_of(self.bundle).warm(mirror, slot) and (not learns or baseline.warm(mirror, slot))
 
     def take_over(self, part: Partition) -> list[Calibration]:
         """Put the new version in the old one's place; return the baselines that its heirs have learnt.
@@ -166,7 +212,11 @@ def _same_state(pool: Pool, bundle: Bundle) -> bool:
 def _calibrations(heir: Heir) -> Iterator[Calibration]:
     for slot, learnt in sorted(heir.learnt.items()):
         who = heir.pool.slots[slot]
-        if who is not None and not who.historical:
+        if who is None or who.historical:
+            continue
+        if heir.pool.bundle.spec.baseline is not None:
+            yield advise.learnt(heir.pool, who, slot, seq=learnt.seq, t_end=learnt.t_end, reason=learnt.reason)
+        else:
             yield advise.calibration(heir.pool, who, slot, seq=learnt.seq, t_end=learnt.t_end, rows=learnt.rows,
                                      reason=learnt.reason)
 
@@ -220,6 +270,8 @@ def _inherit(pool: Pool, mirror: Pool) -> None:
         mirror.table[name][:used] = pool.table[name][:used]
     if kind_of(mirror.bundle).calibration_rows(mirror.bundle, 1):  # a baseline of its own ends what was provisional
         mirror.table["provisional"][:used][mirror.table["ready"][:used] != 0] = 0
+    if mirror.bundle.spec.baseline is not None:
+        mirror.table["provisional"][:used][mirror.table["base_ready"][:used] != 0] = 0
     mirror.slots = [*pool.slots, *mirror.slots[used:]]
     for slot, who in pool.seated():
         mirror.seat(slot, who)

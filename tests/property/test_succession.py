@@ -1,6 +1,7 @@
 """A new version that took over judges as if it had served from the start, and loses nothing of what was."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ from engines.bundle import Bundle
 from engines.spec import WindowSpec
 from pipeline import checkpoint, succession, terms
 from pipeline.succession import Succession
-from tests.rig import Rig, birth, frame, mewma_bundle, window_bundle
+from tests.rig import Levels, Rig, baseline_bundle, birth, frame, mewma_bundle, window_bundle
 
 ASSETS = [birth(f"a{i}") for i in range(3)]
 
@@ -157,3 +158,69 @@ def test_what_cannot_take_over_says_why() -> None:
     assert "'other'" in rule and "another name" in rule
     (fit,) = succession.obstacles(old, version(old, "2.0.0", window=WindowSpec(9, 3)), [(2, 3), (2, 2)])[:1]
     assert "do not divide" in fit
+
+
+class Teaches(Levels):
+    """The engine of a new version: its features are twice those of the old one."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def infer(self, inputs: Any) -> Any:
+        found = super().infer(inputs)
+        return {**found, "features": found["features"] * 2}
+
+
+class Teacher:
+    def __init__(self, engine: Teaches) -> None:
+        self.engine, self.inputs = engine, engine.inputs
+
+    def infer(self, inputs: Any) -> Any:
+        return None if self.engine.broken else (self.engine.infer(inputs), ())
+
+
+@given(cuts=st.lists(st.integers(1, 9), min_size=1, max_size=30), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_heirs_of_a_baseline_are_warm_before_they_take_over_and_score_as_if_they_had_always_been_there(
+        cuts: list[int], seed: int) -> None:
+    old, new = baseline_bundle(rows=40), baseline_bundle(rows=40, version="2.0.0", sha="1" * 64)
+    rng = np.random.default_rng(seed)
+    records = [frame(a, seq, rng.normal(size=(2, 2)) + 5.0) for seq in range(150) for a in ASSETS]
+
+    def play(rig: Rig, first: int, last: int) -> None:
+        at, k = first, 0
+        while at < last:
+            size = cuts[k % len(cuts)]
+            rig.poll(records[at:min(at + size, last)])
+            at, k = at + size, k + 1
+        rig.drain()
+
+    engine = Teaches()
+    rig, heirs = Rig.make(old, ASSETS, engine=Levels()), Succession(new, Teacher(engine))
+    play(rig, 0, 30)
+    rig.flow.successions["own"] = heirs
+    play(rig, 30, 90)
+    assert heirs.cold([rig.part()]) == ["a0", "a1", "a2"]
+    play(rig, 90, 300)
+    assert heirs.cold([rig.part()]) == []
+    done = rig.flow.succeed(new, engine.inputs).calibrations
+    assert sorted(c.asset for c in done) == ["a0", "a1", "a2"] and {c.model for c in done} == {"own@2.0.0"}
+    rig.engine, seen = engine, len(rig.effects.assessments)
+    play(rig, 300, 450)
+    told = rig.effects.assessments[seen:]
+    assert not any(why for a in told for why in a.answers.unknown)  # nobody is calibrating
+    alone = Rig.make(new, ASSETS, engine=engine)
+    play(alone, 30, 450)
+    late = {(a, q): s for a, q, s in alone.rows if q >= 100}
+    assert {(a, q): s for a, q, s in rig.rows if q >= 100} == late
+    rig.totals()
+
+
+def test_an_heir_whose_engine_is_lost_never_takes_over_and_says_so() -> None:
+    old, new = baseline_bundle(rows=40), baseline_bundle(rows=40, version="2.0.0", sha="1" * 64)
+    engine = Teaches()
+    engine.broken = True
+    rig, heirs = Rig.make(old, ASSETS, engine=Levels()), Succession(new, Teacher(engine))
+    rig.flow.successions["own"] = heirs
+    feed(rig, 0, 100)
+    assert heirs.mute and heirs.cold([rig.part()]) == ["a0", "a1", "a2"]

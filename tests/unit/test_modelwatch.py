@@ -18,7 +18,7 @@ from pipeline import modelwatch
 from pipeline.columns import Effects
 from pipeline.errors import ModelError
 from pipeline.modelwatch import ModelWatch
-from tests.rig import Rig, birth, frame, window_bundle
+from tests.rig import Levels, Rig, baseline_bundle, birth, frame, window_bundle
 
 ASSETS = [birth("a"), birth("b")]
 
@@ -37,6 +37,10 @@ class Bed:
     log: list[str] = field(default_factory=list)
     served: dict[str, tuple[Bundle, str]] = field(default_factory=dict)
     fault: Exception | None = None
+    lost: bool = False  # the new version's engine, while heirs learn from it
+
+    def teach(self, inputs: Any) -> Any:
+        return None if self.lost else (self.rig.engine.infer(inputs), ())
 
     # -- Models
     def offers(self) -> dict[str, Any]:
@@ -58,7 +62,7 @@ class Bed:
             self.log.append("install")
 
         return SimpleNamespace(bundle=candidate.bundle, inputs=self.rig.engine.inputs, install=install,
-                               discard=lambda: self.log.append("discard"))
+                               discard=lambda: self.log.append("discard"), infer=self.teach)
 
     def record(self, prepared: Any, candidate: Any) -> None:
         self.log.append(f"record {candidate.version}")
@@ -139,6 +143,42 @@ def test_a_new_version_with_another_state_serves_when_the_assets_are_warm(bed: B
     assert bed.events[-1][0] == "swapped" and bed.events[-1][1]["state"] == "new"
     assert not bed.rig.flow.successions
     assert bed.rig.totals()["duplicate"] == 0
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_version_with_a_baseline_serves_when_heirs_have_learnt_it_and_never_on_a_lost_engine(
+        monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    monkeypatch.setattr(modelwatch, "WARM_POLL_S", 0.0)
+    old, rng = baseline_bundle(rows=40), np.random.default_rng(1)
+    bed = Bed(Rig.make(old, ASSETS, engine=Levels()), lost=lost)
+    bed.served["own"] = old, "m1"
+
+    def feed(first: int, last: int) -> None:
+        for seq in range(first, last):
+            bed.rig.poll([frame(a, seq, rng.normal(size=(2, 2))) for a in ASSETS])
+        bed.rig.drain()
+
+    feed(0, 60)
+    bed.offer(baseline_bundle(rows=40, version="2.0.0", sha="1" * 64), "m2")
+
+    async def main() -> None:
+        task = asyncio.create_task(look(watch(bed)))
+        for seq in range(60, 101):
+            await asyncio.sleep(0.005)
+            assert "install" not in bed.log
+            feed(seq, seq + 1)
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())
+    if lost:
+        assert bed.log == ["prepare 2.0.0", "discard"]
+        assert bed.events[-1][0] == "swap_refused" and "lost or hung" in bed.events[-1][1]["why"]
+        return
+    assert bed.log == ["prepare 2.0.0", "install", "durable", "record 2.0.0"]
+    seen = len(bed.rig.effects.assessments)
+    feed(101, 110)
+    told = bed.rig.effects.assessments[seen:]
+    assert {a.model for a in told} == {"own@2.0.0"} and not any(w for a in told for w in a.answers.unknown)
 
 
 def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) -> None:
