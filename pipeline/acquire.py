@@ -52,6 +52,11 @@ class Decoded(NamedTuple):
     rejects: Rejects
     events: dict[int, MachineEvent]
 
+    def rest(self, stop: int) -> "Decoded":
+        """Return what is left from index `stop` on."""
+        return Decoded(self.frames[stop:], [(i - stop, error, asset) for i, error, asset in self.rejects if i >= stop],
+                       {i - stop: event for i, event in self.events.items() if i >= stop})
+
 
 #: What to do about a value that is no frame, by reason.
 _REMEDY = {
@@ -63,6 +68,9 @@ _REMEDY = {
 
 def decode(poll: Poll) -> Decoded:
     """Decode every value; a record that is no frame yields None, and is a machine event or has a reason."""
+    if poll.decoded is not None:
+        found: Decoded = poll.decoded
+        return found
     values = poll.values
     try:
         frames: Frames = [decode_frame(v) for v in values]  # type: ignore[arg-type]
@@ -72,14 +80,14 @@ def decode(poll: Poll) -> Decoded:
         pass
     frames, rejects, events = [], list[tuple[int, Rejected, str | None]](), dict[int, MachineEvent]()
     for i, value in enumerate(values):
-        found = None
+        one = None
         try:
-            found = _decode_one(value)
+            one = _decode_one(value)
         except Rejected as error:
             rejects.append((i, error, None))
-        if isinstance(found, MachineEvent):
-            events[i], found = found, None
-        frames.append(found)
+        if isinstance(one, MachineEvent):
+            events[i], one = one, None
+        frames.append(one)
     return Decoded(frames, rejects, events)
 
 

@@ -20,7 +20,10 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(slots=True)
 class Poll:
-    """Consecutive records of one partition, as read. timestamps_ms: the broker's; `next_offset` follows the last."""
+    """Consecutive records of one partition, as read. timestamps_ms: the broker's; `next_offset` follows the last.
+
+    decoded: what `acquire.decode` has made of the values already, if this is the rest of a poll that was cut.
+    """
 
     partition: int
     offsets: I64
@@ -28,6 +31,7 @@ class Poll:
     values: Sequence[bytes | None]
     keys: Sequence[bytes | None]
     next_offset: int
+    decoded: Any = None
 
     def __len__(self) -> int:
         return len(self.values)

@@ -117,7 +117,7 @@ class Flow:
         part.spans = spans or part.spans[:1]
         if stop is not None:
             step.rest = Poll(poll.partition, poll.offsets[stop:], poll.timestamps_ms[stop:], poll.values[stop:],
-                             poll.keys[stop:], poll.next_offset)
+                             poll.keys[stop:], poll.next_offset, found.rest(stop))
             return step
         episodes.silences(self._terms, part, step.effects)
         part.forget_spans()
@@ -128,9 +128,8 @@ class Flow:
     def _admit_all(self, part: Partition, poll: Poll, found: acquire.Decoded, now: float, step: Step, begin: int = 0, *,
                    released: bool = False) -> int | None:
         """Admit what was decoded, from index `begin` on, and obey events at their places; return where to cut."""
-        for i in [*(i for i in found.events if i >= begin), n := len(found.frames)]:
-            frames = found.frames if not begin and i == n else [None] * begin + found.frames[begin:i] + [None] * (n - i)
-            stop = self._admit_frames(part, poll, frames, now, step, whole=frames is found.frames and not found.rejects)
+        for i in [*(i for i in found.events if i >= begin), len(found.frames)]:
+            stop = self._admit_frames(part, poll, found, range(begin, i), now, step)
             if stop is None and i in found.events and not self._obey(part, poll, i, found.events[i], step, released):
                 stop = i
             if stop is not None:
@@ -144,13 +143,15 @@ class Flow:
             self.successions[found.pool.bundle.spec.name].start_over(found.pool, found.slot)
         return found is not overhaul.Verdict.CUT
 
-    def _admit_frames(self, part: Partition, poll: Poll, frames: acquire.Frames, now: float, step: Step, *,
-                      whole: bool) -> int | None:
-        """Admit decoded frames; return the index in the poll at which to cut, or None when all are in."""
-        index, live = np.arange(len(frames)), cast("list[TelemetryFrame]", frames)
-        if not whole:
-            index = index[[f is not None for f in frames]]
-            live = [f for f in frames if f is not None]
+    def _admit_frames(self, part: Partition, poll: Poll, found: acquire.Decoded, here: range, now: float,
+                      step: Step) -> int | None:
+        """Admit the frames at `here`; return the index in the poll at which to cut, or None when all are in."""
+        frames = found.frames
+        mine = frames if len(here) == len(frames) else frames[here.start:here.stop]
+        index, live = np.arange(here.start, here.stop), cast("list[TelemetryFrame]", mine)
+        if found.rejects:
+            index = index[[f is not None for f in mine]]
+            live = [f for f in mine if f is not None]
         if not live:
             return None
         codes, stop = acquire.resolve(part, live), None
