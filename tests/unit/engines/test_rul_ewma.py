@@ -86,6 +86,8 @@ def test_graph_says_what_numpy_says(fitted, session):
     sure = told["unknown"] == KNOWN
     np.testing.assert_allclose(told["score"][sure], 50 / np.maximum(told["rul"][sure], 5), rtol=1e-6)
     assert not told["score"][~sure].any()
+    assert (told["p10"] <= told["rul"]).all() and (told["rul"] <= told["p90"]).all()
+    assert (told["p10"][~sure] == 0).all() and (told["p90"][~sure] == CAP).all()
 
 
 def test_a_row_alone_has_the_bits_of_the_row_in_any_batch(session):
@@ -125,6 +127,14 @@ def test_short_histories_say_so(session):
     assert (late[:119] == FEW).all() and (late[119:] == KNOWN).all() and len(late) > 119
     slightly = ask(session, run([history.joined(10)]))["unknown"]
     assert slightly[38] == FEW and slightly[39] == KNOWN
+
+
+def test_a_counter_of_cycles_may_begin_at_zero(session):
+    history = fleet(1, seed=5)[0]
+    rows = history.rows.copy()
+    rows[:, 0] -= rows[0, 0]
+    told = ask(session, run([History("from 0", rows)]))["unknown"]
+    assert (told[19:] == KNOWN).all()
 
 
 def test_bad_input_is_never_a_confident_number(session):
