@@ -144,7 +144,7 @@ def test_partitions_are_independent_when_they_share_batches(
 
 @given(seed=st.integers(0, 1000), begins=st.integers(0, 60), cuts=st.sets(st.integers(1, 89), max_size=5),
        size=st.sampled_from([1, 3, 256]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_historical_lanes_begin_with_the_same_baseline_however_the_stream_is_cut(
         seed: int, begins: int, cuts: set[int], size: int) -> None:
     rng, live = np.random.default_rng(seed), ASSETS[0]
