@@ -36,8 +36,9 @@ from engines.recipes.fade_model import (
     log_level,
     windows,
 )
-from engines.recipes.seal import seal
+from engines.recipes.seal import ship
 from engines.sealing import sealed
+from engines.trust import PINS
 
 FOLDER = SHIPPED / "battery-fade"
 
@@ -182,11 +183,9 @@ def golden(fade: Fade = TRAINED) -> Golden:
     return Golden((GoldenCase("cells", {"x": rows[..., None]}, {**rounded, "unknown": why}, starts),))
 
 
-def write(folder: Path = FOLDER, pins: Path | None = None) -> None:
-    """Write model, golden vectors, manifest and pin of the bundle in `folder`, beside its model.toml."""
-    (folder / MODEL).write_bytes(build())
-    (folder / GOLDEN).write_bytes(encode(golden()))
-    seal(folder, *((pins,) if pins else ()))
+def write(folder: Path = FOLDER, pins: Path = PINS) -> None:
+    """Write the bundle in `folder`, beside its model.toml, and its pin."""
+    ship(folder, build(), golden(), pins)
 
 
 def write_fitted(folder: Path, fade: Fade) -> None:
@@ -201,5 +200,3 @@ def write_fitted(folder: Path, fade: Fade) -> None:
 
 if __name__ == "__main__":
     write()
-    for name in (MODEL, GOLDEN):
-        print(f"{name}: {(FOLDER / name).stat().st_size} bytes")

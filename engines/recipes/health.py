@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from engines.archive import GOLDEN, MODEL
 from engines.base import Array
 from engines.bundle import SHIPPED
-from engines.golden import Golden, GoldenCase, encode
+from engines.golden import Golden, GoldenCase
 from engines.graph import GraphBuilder, Signal, means, statistics
 from engines.graph.builder import Name
 from engines.graph.spectrum import kernels
-from engines.recipes.seal import seal
+from engines.recipes.seal import ship
+from engines.trust import PINS
 
 FOLDER = SHIPPED / "vibration-health"
 LENGTH = 2560
@@ -162,14 +162,10 @@ def _impulsive(rng: np.random.Generator, noise: Array, kurtosis: float) -> Array
     return best
 
 
-def write(folder: Path = FOLDER, pins: Path | None = None) -> None:
-    """Write model, golden vectors, manifest and pin of the bundle in `folder`, beside its model.toml."""
-    (folder / MODEL).write_bytes(build())
-    (folder / GOLDEN).write_bytes(encode(golden()))
-    seal(folder, *((pins,) if pins else ()))
+def write(folder: Path = FOLDER, pins: Path = PINS) -> None:
+    """Write the bundle in `folder`, beside its model.toml, and its pin."""
+    ship(folder, build(), golden(), pins)
 
 
 if __name__ == "__main__":
     write()
-    for name in (MODEL, GOLDEN):
-        print(f"{name}: {(FOLDER / name).stat().st_size} bytes")

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from engines.archive import GOLDEN, MODEL
 from engines.base import Array
 from engines.bundle import SHIPPED
-from engines.golden import Golden, GoldenCase, encode
+from engines.golden import Golden, GoldenCase
 from engines.graph import GraphBuilder, means
 from engines.graph.builder import Name
-from engines.recipes.seal import seal
+from engines.recipes.seal import ship
+from engines.trust import PINS
 
 FOLDER = SHIPPED / "slow-level"
 #: Samples of a row: eight hours at 5 min, a shift. A mean over 96 float32 has the same bits wherever they lie.
@@ -100,14 +100,10 @@ def _sequence(rng: np.random.Generator, channels: int) -> Array:
     return np.asarray(np.round((rows + (size * np.array(_SCRIPT)[:, None])[..., None]) * 4096) / 4096)
 
 
-def write(folder: Path = FOLDER, pins: Path | None = None) -> None:
-    """Write model, golden vectors, manifest and pin of the bundle in `folder`, beside its model.toml."""
-    (folder / MODEL).write_bytes(build())
-    (folder / GOLDEN).write_bytes(encode(golden()))
-    seal(folder, *((pins,) if pins else ()))
+def write(folder: Path = FOLDER, pins: Path = PINS) -> None:
+    """Write the bundle in `folder`, beside its model.toml, and its pin."""
+    ship(folder, build(), golden(), pins)
 
 
 if __name__ == "__main__":
     write()
-    for name in (MODEL, GOLDEN):
-        print(f"{name}: {(FOLDER / name).stat().st_size} bytes")

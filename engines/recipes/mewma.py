@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.archive import GOLDEN, MODEL
 from engines.base import Array
 from engines.bundle import SHIPPED
-from engines.golden import Golden, GoldenCase, encode
-from engines.recipes.seal import seal
+from engines.golden import Golden, GoldenCase
+from engines.recipes.seal import ship
+from engines.trust import PINS
 
 FOLDER = SHIPPED / "anomaly-mewma"
 
@@ -159,14 +159,10 @@ def _sequence(rng: np.random.Generator, channels: int, number: int) -> dict[str,
     }  # fmt: skip
 
 
-def write(folder: Path = FOLDER, pins: Path | None = None) -> None:
-    """Write model, golden vectors, manifest and pin of the bundle in `folder`, beside its model.toml."""
-    (folder / MODEL).write_bytes(build())
-    (folder / GOLDEN).write_bytes(encode(golden()))
-    seal(folder, *((pins,) if pins else ()))
+def write(folder: Path = FOLDER, pins: Path = PINS) -> None:
+    """Write the bundle in `folder`, beside its model.toml, and its pin."""
+    ship(folder, build(), golden(), pins)
 
 
 if __name__ == "__main__":
     write()
-    for name in (MODEL, GOLDEN):
-        print(f"{name}: {(FOLDER / name).stat().st_size} bytes")
