@@ -234,12 +234,11 @@ class Custody:
             self._state_bytes |= dict.fromkeys(numbers, 0)
             try:
                 await self._publisher.acknowledged(mark)
-                # One after the other, so that a checkpoint never doubles the state in memory; but what is held waits
-                # for all partitions, so a swap writes them side by side.
-                at_once = len(snaps) if change is not None else 1
+                # One after the other: a checkpoint never doubles the state in memory, and a broker that gets all of it
+                # at once keeps frames and alerts waiting behind it.
                 while snaps:
-                    await asyncio.gather(*(self._write(*snap, pause, start) for snap in snaps[:at_once]))
-                    del snaps[:at_once]
+                    await self._write(*snaps[0], pause, start)
+                    del snaps[0]
             finally:
                 for part, snap in snaps:  # cancelled: what it copied is still to be written
                     checkpoint.put_back(part, snap)

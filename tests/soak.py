@@ -49,9 +49,12 @@ def make(folder: Path, number: int, **changes: Any) -> Path:
 
 
 def offer(folder: Path, number: int, made: Path) -> None:
-    """Put a version into the folder, as a whole, and take away the one before the last."""
+    """Put a version into the folder, as a whole, and take away the one before the last, as a whole too."""
     os.rename(made, folder / f"v{number}")
-    shutil.rmtree(folder / f"v{number - 2}", ignore_errors=True)
+    if number >= 2:
+        gone = folder / f".v{number - 2}"
+        os.rename(folder / f"v{number - 2}", gone)
+        shutil.rmtree(gone)
 
 
 class Bed:
