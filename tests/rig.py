@@ -10,6 +10,8 @@ import numpy as np
 from engines.base import Arrays, EngineError, TensorSpec
 from engines.baselinespec import BaselineSpec, FeatureSpec
 from engines.bundle import Bundle, Card, JudgeSpec, MewmaSpec, ModelSpec, OutputSpec, WindowSpec
+from engines.kindspec import EwmaSpec
+from engines.spec import MatchSpec
 from pipeline.births import BirthBook
 from pipeline.columns import Effects, Poll
 from pipeline.flow import Flow, FlowSettings, Step
@@ -61,6 +63,24 @@ class Drift:
         square = (inputs["z"] - inputs["center"]) ** 2 + 1e-12
         return {"score": np.sqrt(square.max(axis=1)) / inputs["limit"],
                 "contributions": square / square.sum(axis=1, keepdims=True)}
+
+    def close(self) -> None: ...
+
+
+class Means:
+    """Scores moving means by their mean size, and by how long sensors stood still."""
+
+    name = "means"
+    outputs = (TensorSpec("score", "f8", ()),)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.inputs = tuple(TensorSpec(n, "f8", s) for n, s in spec.rows(len(spec.match.channels), 1).items())
+
+    def warm_up(self, batch: int) -> None:
+        del batch
+
+    def infer(self, inputs: Arrays) -> Arrays:
+        return {"score": np.abs(inputs["ewma"]).mean(axis=(1, 2)) + inputs["same"].sum(axis=1)}
 
     def close(self) -> None: ...
 
@@ -183,6 +203,13 @@ def mewma_bundle(rows: int = 64, hop: int = 0, **judge: Any) -> Bundle:
     spec = ModelSpec(name="mew", version="1.0.0", kind="mewma", rule="anomaly", card=CARD,
                      outputs=OutputSpec("score", "contributions"), mewma=MewmaSpec(
         smoothing=0.2, hop=hop, calibration_rows=rows), judge=JudgeSpec(**judge))
+    return Bundle(spec, Path("."), b"", "0" * 64)
+
+
+def means_bundle(hop: int) -> Bundle:
+    """Moving means of channels a and b."""
+    spec = ModelSpec(name="mean", version="1.0.0", kind="ewma", rule="life", card=CARD,
+                     ewma=EwmaSpec((0.5, 0.05), hop=hop), match=MatchSpec(channels=("a", "b")))
     return Bundle(spec, Path("."), b"", "0" * 64)
 
 

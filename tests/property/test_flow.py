@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.state import Partition
 from schemas import MachineEvent
 from schemas.codec import encode, encode_alert
-from tests.rig import Levels, Rig, baseline_bundle, birth, frame, mewma_bundle, window_bundle
+from tests.rig import Levels, Means, Rig, baseline_bundle, birth, frame, means_bundle, mewma_bundle, window_bundle
 
 ASSETS = [birth(f"p{i}") for i in range(4)]
 
@@ -150,10 +150,11 @@ def test_historical_lanes_begin_with_the_same_baseline_however_the_stream_is_cut
     rng, live = np.random.default_rng(seed), ASSETS[0]
     kept = [bool(k >= begins and rng.random() < 0.4) for k in range(90)]
     records = [frame(live, k, rng.normal(size=(2, 2)), historical=kept[k]) for k in range(90)]
-    for bundle in (mewma_bundle(rows=64, hop=2), baseline_bundle(rows=40), window_bundle(8, 4)):
+    for bundle, engine in ((mewma_bundle(rows=64, hop=2), None), (baseline_bundle(rows=40), Levels()),
+                           (window_bundle(8, 4), None), (of := means_bundle(hop=3), Means(of.spec))):
         found = []
         for batch, edges in ((256, [0, 90]), (1, list(range(91))), (size, sorted({0, 90, *cuts}))):
-            rig = Rig.make(bundle, [live], max_size=batch, engine=Levels() if bundle.spec.baseline else None)
+            rig = Rig.make(bundle, [live], max_size=batch, engine=engine)
             for a, b in zip(edges[:-1], edges[1:], strict=True):
                 rig.poll(records[a:b])
             rig.drain()
