@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from engines.recipes.convae import Signals
 from engines.recipes.convae_net import SIZE
 from pipeline.errors import InputError
-from pipeline.plant.csvhistory import CsvHistory, Progress
+from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import CsvMap
+from pipeline.plant.series import samples
 from pipeline.plant.simulator import Plant
 from schemas import AssetBirth, TelemetryFrame
 
@@ -34,11 +35,11 @@ def simulated(seed: int = 0) -> list[Signals]:
     return found
 
 
-def of_files(files: Iterable[Path], csv_map: CsvMap, progress: Progress = lambda path, position: None) -> list[Signals]:
+def of_files(files: Iterable[Path], csv_map: CsvMap) -> list[Signals]:
     """Return the signals of every asset in these tables. Raises InputError."""
     births: dict[str, AssetBirth] = {}
     frames: dict[str, list[TelemetryFrame]] = {}
-    for message in CsvHistory(csv_map, progress=progress).read(files):
+    for message in CsvHistory(csv_map).read(files):
         if isinstance(message, AssetBirth):
             births[message.asset], frames[message.asset] = message, []
         else:
@@ -54,15 +55,8 @@ def _parts(birth: AssetBirth, frames: list[TelemetryFrame]) -> Iterator[F64]:
 
     Smaller gaps are met in service too: loggers skip a second now and then, and no window is given up for it.
     """
-    samples, period_ns = birth.samples_per_frame, 1e9 / birth.rate_hz
+    longest_ns = (birth.samples_per_frame + SIZE) * 1e9 / birth.rate_hz
     t0 = np.array([f.t0_ns for f in frames])
-    cuts = np.flatnonzero(np.diff(t0) > (samples + SIZE) * period_ns) + 1
+    cuts = np.flatnonzero(np.diff(t0) > longest_ns) + 1
     for group in np.split(np.arange(len(frames)), cuts):
-        raw = b"".join(frames[i].data for i in group.tolist())
-        table, at, columns = np.frombuffer(raw, np.uint8).reshape(len(group), -1), 0, []
-        for channel in birth.channels:
-            size = samples * np.dtype(channel.dtype).itemsize
-            values = np.ascontiguousarray(table[:, at:at + size]).view("<" + channel.dtype).astype(np.float64)
-            columns.append(values.reshape(-1) * channel.scale + channel.offset)
-            at += size
-        yield np.stack(columns)
+        yield np.concatenate([samples(birth, frames[i].data) for i in group.tolist()]).T.copy()

@@ -21,12 +21,12 @@ def series(messages: Iterable[AssetBirth | TelemetryFrame]) -> dict[str, tuple[A
             births.setdefault(message.asset, message)
             parts.setdefault(message.asset, [])
         else:
-            parts[message.asset].append(_samples(births[message.asset], message.data))
+            parts[message.asset].append(samples(births[message.asset], message.data))
     return {name: (births[name], np.concatenate(found) if found else np.empty((0, len(births[name].channels))))
             for name, found in parts.items()}
 
 
-def _samples(birth: AssetBirth, data: bytes) -> F64:
+def samples(birth: AssetBirth, data: bytes) -> F64:
     """Return (samples, channels) of a frame, which holds channel after channel."""
     at, columns = 0, []
     for channel in birth.channels:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.plant.csvhistory import is_table
+from pipeline.plant.evaluate.given import sha256
 
 Arrays = dict[str, NDArray[Any]]
 #: How `about.json` of a work folder begins: by this a folder is known as ours.
@@ -131,3 +133,25 @@ def refuse_leak(what: str, fitted: Mapping[str, Iterable[str]], held_out: Mappin
         if twin is not None:
             same = f"{what} {name}" if twin == name else f"{what} {name}, which is {twin} under another name,"
             raise InputError(f"the split leaks: {same} is on both sides; it may be fitted to or held out, not both")
+
+
+def refuse_twins(what: str, fitted: Mapping[str, Sequence[str]]) -> None:
+    """Refuse the same data under two names: folds are drawn among `fitted`, so it may fall on both sides of one.
+
+    fitted: as `refuse_leak` has it. Raises InputError.
+    """
+    before: dict[str, str] = {}
+    for name, hashes in fitted.items():
+        twin = next((before[h] for h in hashes if h in before), None)
+        if twin is not None:
+            refuse_leak(what, {twin: fitted[twin]}, {name: hashes})
+        before |= dict.fromkeys(hashes, name)
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Return the tables (CSV, Parquet) in a folder and those below it: path in it -> SHA-256. Raises InputError."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and is_table(p))
+    found = {p.relative_to(folder).as_posix(): sha256(p) for p in paths}
+    if not found:
+        raise InputError(f"{folder}: holds no .csv, .csv.gz or .parquet")
+    return found

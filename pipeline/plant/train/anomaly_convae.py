@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
-from pipeline.plant.train import Job, refuse_leak
+from pipeline.plant.train import Job, refuse_twins, tables
 
 if TYPE_CHECKING:
     from engines.recipes.convae import Signals, Trained
@@ -29,9 +29,7 @@ def train(job: Job) -> None:
     simulated = job.data == SIMULATOR
     signals, files = (_simulated(), {}) if simulated else _read(job)
     hashes = convae.hashes(signals)
-    names = list(hashes)
-    for k, name in enumerate(names):  # the same recording twice may fall on both sides of the split
-        refuse_leak("recording", {n: [hashes[n]] for n in names[:k]}, {name: [hashes[name]]})
+    refuse_twins("recording", {name: [digest] for name, digest in hashes.items()})
     net = replace(Net(), steps=_SAMPLE_STEPS) if job.sample else Net()
     work = job.work(net=repr(net), data=hashes, layout=1)
     try:
@@ -53,18 +51,13 @@ def _simulated() -> "list[Signals]":
 
 def _read(job: Job) -> "tuple[list[Signals], dict[str, str]]":
     from pipeline.plant import healthy
-    from pipeline.plant.csvhistory import is_table
     from pipeline.plant.csvmap import load_map
-    from pipeline.plant.evaluate.given import sha256
 
-    files = sorted(p for p in job.data.rglob("*") if p.is_file() and is_table(p))
-    if not files:
-        raise InputError(f"{job.data}: holds no .csv, .csv.gz or .parquet")
+    hashes = tables(job.data)
     if not (job.data / MAP).exists():
         raise InputError(f"{job.data / MAP}: is not there; it says which columns are channels, and of which asset. "
                          "pipeline/plant/maps/skab.toml is an example with every key")
-    hashes = {p.relative_to(job.data).as_posix(): sha256(p) for p in files}
-    return healthy.of_files(files, load_map(job.data / MAP)), hashes
+    return healthy.of_files([job.data / name for name in hashes], load_map(job.data / MAP)), hashes
 
 
 def _data(signals: "list[Signals]") -> str:

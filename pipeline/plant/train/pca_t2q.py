@@ -19,11 +19,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.plant.csvhistory import CsvHistory, is_table
+from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import load_map
-from pipeline.plant.evaluate.given import sha256
 from pipeline.plant.series import series
-from pipeline.plant.train import Job, refuse_leak
+from pipeline.plant.train import Job, refuse_twins, tables
 from schemas import AssetBirth
 
 PLAN, MAP = "plan.toml", "map.toml"
@@ -52,16 +51,11 @@ def train(job: Job) -> None:
     from engines.recipes.pca_model import Plan, fit
 
     wanted = read_plan(job.data)
-    files = sorted(p for p in job.data.rglob("*") if p.is_file() and is_table(p))
-    if not files:
-        raise InputError(f"{job.data}: holds no .csv, .csv.gz or .parquet")
-    hashes = {p.relative_to(job.data).as_posix(): sha256(p) for p in files}
-    for k, (name, digest) in enumerate(hashes.items()):  # limits come from blocks that a model was not fitted on
-        refuse_leak("file", {n: [h] for n, h in list(hashes.items())[:k]}, {name: [digest]})
-    shipped = Path(wanted.map)
-    place = job.data / wanted.map
-    job.progress(0.0, f"reading {len(files)} files")
-    found = series(CsvHistory(load_map(place if place.exists() else shipped)).read(files))
+    hashes = tables(job.data)
+    refuse_twins("file", {name: [digest] for name, digest in hashes.items()})  # limits come from blocks left out
+    place, files = job.data / wanted.map, [job.data / name for name in hashes]
+    job.progress(0.0, f"reading {len(hashes)} files")
+    found = series(CsvHistory(load_map(place if place.exists() else Path(wanted.map))).read(files))
     births = [birth for birth, _ in found.values()]
     if not births:
         raise InputError(f"{job.data}: its tables hold no row")
@@ -77,7 +71,7 @@ def train(job: Job) -> None:
     except ValueError as error:
         raise InputError(f"{job.data}: {error}") from error
     job.progress(0.9, "golden vectors and passport")
-    what = f"{len(rows)} histories of {sum(map(len, rows))} samples in {len(files)} files"
+    what = f"{len(rows)} histories of {sum(map(len, rows))} samples in {len(hashes)} files"
     pca_t2q.write(job.out, fitted, what + (", a trial" if job.sample else ""), hashes)
     job.facts += [f"{name}: SHA-256 {digest[:12]}" for name, digest in hashes.items()]
     job.facts += [line.replace("\n", " ").strip() for line in pca_t2q.card(fitted, what).values()][1:3]

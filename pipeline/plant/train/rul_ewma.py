@@ -10,7 +10,7 @@ from engines.recipes.rul_state import History, SplitLeaks, digest, fingerprint
 from pipeline.errors import InputError
 from pipeline.plant import cmapss
 from pipeline.plant.evaluate.given import sha256
-from pipeline.plant.train import Job, refuse_leak
+from pipeline.plant.train import Job, refuse_leak, refuse_twins
 
 if TYPE_CHECKING:
     from engines.recipes.rul_ewma import HeldOut, Recipe
@@ -71,18 +71,10 @@ def cross_validated(histories: Sequence[History], seen: "HeldOut") -> str:
 
 
 def _refuse_leaks(fitted: Sequence[History], held_out: Sequence[History]) -> None:
-    """By rows: an engine cut shorter or joined later is the same engine, also when two of a file are one.
-
-    Folds are drawn among `fitted`: one engine under two names would be on both sides of some of them.
-    """
+    """By rows: an engine cut shorter or joined later is the same engine, also when two of a file are one."""
     rows = _rows(fitted)
     refuse_leak("unit", rows, _rows(held_out))
-    before: dict[str, str] = {}
-    for name, hashes in rows.items():
-        twin = next((before[h] for h in hashes if h in before), None)
-        if twin is not None:
-            refuse_leak("unit", {twin: rows[twin]}, {name: hashes})
-        before |= dict.fromkeys(hashes, name)
+    refuse_twins("unit", rows)
 
 
 def _rows(histories: Sequence[History]) -> Mapping[str, list[str]]:
