@@ -10,7 +10,7 @@ To add a command, list it in COMMANDS (name -> module, help line) and write the 
 One function makes a plain command, `kizashi NAME`. Several functions, or a function under `@app.callback()` beside
 them, make a group, `kizashi NAME FUNCTION` (so `import` is a callback and a function named `csv`). The help of a
 function is its docstring. Heavy imports (numpy, onnxruntime, faust, aiokafka, rich) belong inside functions: a module
-is imported for its own `--help` too. A command that is listed but whose module is not there is not offered.
+is imported for its own `--help` too.
 
 Options that commands share, and how they become settings, are in `pipeline.cli.options`. A command ends by returning
 (exit code 0), by `raise typer.Exit(code)`, or by a Fatal error of `pipeline.errors`, which `main` turns into its exit
@@ -18,7 +18,6 @@ code and one line on stderr. 0 ok, 1 crash or watchdog, 2 configuration or usage
 """
 
 import importlib
-import importlib.util
 import logging
 import os
 import sys
@@ -64,19 +63,19 @@ class _Lazy(TyperGroup):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.commands = dict.fromkeys(self.list_commands(None))  # type: ignore[assignment]  # names, for "did you mean"
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # names, for "did you mean"
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name, entry in COMMANDS.items() if importlib.util.find_spec(entry.module)]
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in COMMANDS:
             return None
         return typer.main.get_command(importlib.import_module(COMMANDS[cmd_name].module).app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
 app = typer.Typer(

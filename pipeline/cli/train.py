@@ -1,6 +1,6 @@
 """`kizashi train RECIPE`: from data to a sealed bundle.
 
-A recipe is a module of `pipeline.plant.train`, whose docstring says how to add one; those that are there are offered.
+A recipe is a module of `pipeline.plant.train`, whose docstring says how to add one.
 """
 
 import importlib
@@ -33,12 +33,8 @@ SIMULATED = {("anomaly-convae", Path("simulator"))}
 app = typer.Typer(add_completion=False)
 
 
-def _offered() -> dict[str, Entry]:
-    return {name: entry for name, entry in RECIPES.items() if importlib.util.find_spec(entry.module)}
-
-
 @app.command(help="From data to a sealed bundle. RECIPE: " + "; ".join(
-    f"{name} ({entry.help})" for name, entry in _offered().items()) + ".")
+    f"{name} ({entry.help})" for name, entry in RECIPES.items()) + ".")
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the training data; or: simulator (for convae).")],
@@ -117,11 +113,10 @@ def _signer(key: Path | None, key_id: str | None) -> tuple[bytes, str] | None:
 
 
 def _module(recipe: str) -> Any:
-    offered = _offered()
-    if recipe not in offered:
-        raise typer.BadParameter(f"{recipe!r} is none of {', '.join(offered)}", param_hint="RECIPE")
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"{recipe!r} is none of {', '.join(RECIPES)}", param_hint="RECIPE")
     missing = [name for name in ("jax", "onnx", "sklearn") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"training needs {', '.join(missing)}, which the base package leaves out: install the extra, "
                           "pip install 'kizashi[train]'")
-    return importlib.import_module(offered[recipe].module)
+    return importlib.import_module(RECIPES[recipe].module)

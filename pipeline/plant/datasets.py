@@ -5,13 +5,11 @@ A set is a function of a module,
     def messages(data: Path) -> Iterator[AssetBirth | TelemetryFrame]: ...
 
 that reads the folder `data` and yields each birth before its asset's frames, and an asset's frames in the order of
-time. It never reads a label. To add one, list it in DATASETS; a module is imported when its set is asked for, and a
-set whose module has no such function yet is not offered.
+time. It never reads a label. To add one, list it in DATASETS; a module is imported when its set is asked for.
 """
 
 import importlib
-import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,12 +30,6 @@ class Dataset:
     holds: str
     function: str = "messages"
 
-    def reader(self) -> Callable[[Path], Iterator[Message]] | None:
-        """Return the function, None while there is none."""
-        if importlib.util.find_spec(self.module) is None:
-            return None
-        return getattr(importlib.import_module(self.module), self.function, None)
-
 
 DATASETS = {
     "skab": Dataset("pipeline.plant.skab", "FOLDER/NUMBER.csv or .csv.gz, as valve1/0.csv"),
@@ -49,21 +41,15 @@ DATASETS = {
 }
 
 
-def names() -> list[str]:
-    """List the sets that can be read here."""
-    return [name for name, known in DATASETS.items() if known.reader() is not None]
-
-
 def messages(name: str, data: Path) -> Iterator[Message]:
     """Yield births and frames of the set `name` in the folder `data`. Raises InputError."""
     known = DATASETS.get(name)
-    read = known.reader() if known else None
-    if known is None or read is None:
-        raise InputError(f"data set {name!r} is unknown; there are {', '.join(names())}. Tables of your own: "
+    if known is None:
+        raise InputError(f"data set {name!r} is unknown; there are {', '.join(DATASETS)}. Tables of your own: "
                          "`kizashi import csv` or `parquet` with a map")
     if not data.is_dir():
         raise InputError(f"{data}: is no folder; one with {name} holds {known.holds}")
-    yield from read(data)
+    yield from getattr(importlib.import_module(known.module), known.function)(data)
 
 
 @dataclass(slots=True)

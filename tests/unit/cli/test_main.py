@@ -6,7 +6,6 @@ import sys
 import time
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import main as cli
@@ -127,20 +126,15 @@ def test_a_secret_shows_in_no_output():
     assert "hunter2" not in done.stdout + done.stderr
 
 
-def test_help_lists_the_commands_that_are_there_and_no_others(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "absent", cli.Entry("pipeline.cli.no_such_module", "Not installed."))
+def test_help_lists_the_commands():
     result = CliRunner().invoke(cli.app, ["--help"], prog_name="kizashi")
     assert result.exit_code == 0
-    assert "absent" not in result.output
-    for name in ("run", "doctor", "topics", "tail", "deadletters"):
+    for name in cli.COMMANDS:
         assert f"  {name} " in result.output
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_that_is_there_explains_itself(name, capsys):
-    group = typer.main.get_command(cli.app)
-    if name not in group.list_commands(None):
-        pytest.skip(f"the module of {name} is not there")
+def test_every_command_explains_itself(name, capsys):
     assert cli.main([name, "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"Usage: kizashi {name} ")
