@@ -2,8 +2,9 @@
 
 import base64
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from engines import ENGINES, Bundle, Engine, EngineError, open_engine
+from engines import ENGINES, Bundle, BundleError, Engine, EngineError, load_bundle, open_engine
 from engines.supply import EngineOptions
 from engines.trust import PublicKey, TrustPolicy
 from pipeline.errors import ModelError
@@ -33,6 +34,17 @@ def bundles_of(settings: Settings, refused: list[str] | None = None, *, resume: 
     if faults:
         raise ModelError("; ".join(faults))
     return bundles
+
+
+def bundle_at(target: str, settings: Settings) -> Bundle:
+    """Load a bundle from a folder or .zip, or the one that would serve under a name. Raises ModelError."""
+    policy = trust_policy(settings)
+    if not Path(target).exists():
+        return load_best(target, candidates(settings), read_record(settings), policy)
+    try:
+        return load_bundle(target, policy)
+    except BundleError as error:
+        raise ModelError(f"bundle {target}: {'; '.join(error.faults)}") from error
 
 
 def trust_policy(settings: Settings) -> TrustPolicy:

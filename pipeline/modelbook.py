@@ -108,14 +108,6 @@ def ranked(name: str, offers: Iterable[Candidate], record: Record) -> list[Candi
     return sorted(may, key=lambda c: version_key(c.version), reverse=True)  # stable: the folder is listed first
 
 
-def pick(name: str, offers: Sequence[Candidate], record: Record) -> Path:
-    """Return the path of the candidate that should serve. Raises ModelError saying what there is and why not."""
-    best = ranked(name, offers, record)
-    if best:
-        return best[0].path
-    raise ModelError(_nothing(name, offers, record))
-
-
 def load_best(
     name: str, offers: Sequence[Candidate], record: Record, policy: TrustPolicy, refused: list[str] | None = None,
     *, resume: bool = False, try_out: Callable[[Bundle], None] | None = None,
@@ -176,7 +168,7 @@ def _nothing(name: str, offers: Sequence[Candidate], record: Record) -> str:
     if why:
         return f"no version of bundle {name!r} may serve: {'; '.join(why)}"
     names = sorted({c.name for c in offers})
-    return f"routes name bundle {name!r}, there are {', '.join(names) or 'none'}. Put it into models.folder"
+    return f"there is no bundle {name!r}, there are {', '.join(names) or 'none'}. Put it into models.folder"
 
 
 def _read(path: Path) -> Record:

@@ -1,18 +1,20 @@
 """`kizashi calibrate`: tell the worker that an asset is another one now, or healthy as it is."""
 
-import getpass
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Assignments, Broker, ConfigFile, read_settings
+from pipeline.cli.options import Assignments, Broker, ConfigFile, read_settings, user_name
 
 if TYPE_CHECKING:
     from pipeline.broker import BrokerConfig
     from schemas import MachineEvent
 
 app = typer.Typer(add_completion=False)
+
+#: What fills the fields of an event that a person writes.
+_OPTIONS = {"why": "--reason", "who": "--who"}
 
 
 @app.command()
@@ -42,11 +44,12 @@ def calibrate(
 
     settings = read_settings(config, broker, assignments)
     event = MachineEvent(asset, "part_replaced" if replaced else "recalibrate", time.time_ns(),
-                         getpass.getuser() if who is None else who, reason)
+                         user_name() if who is None else who, reason)
     try:
         decode_event(encode(event))
-    except DECODE_ERRORS as error:
-        raise typer.BadParameter(f"no event that a worker would take: {error}") from error
+    except DECODE_ERRORS as error:  # of msgspec: "Expected ... - at `$.why`"
+        said, _, field = str(error).partition(" - at `$.")
+        raise typer.BadParameter(said, param_hint=_OPTIONS.get(field.rstrip("`"), "ASSET")) from error
     cfg = broker_config(settings, "kizashi-calibrate")
     place = asyncio.run(_publish(cfg, settings.topics.name(ASSET), settings.topics.name(TELEMETRY), event))
     print(f"{event.event} of {asset} -> {place}")

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli.modelsbench import bench
 from pipeline.cli.modelsbuild import build
-from pipeline.cli.options import Assignments, ConfigFile, read_settings
+from pipeline.cli.options import Assignments, ConfigFile, read_settings, user_name
 from pipeline.cli.signing import ID_LINE, checked_id, read_key
 from pipeline.errors import InputError, ModelError
 
@@ -168,7 +168,7 @@ def rollback(
         load_bundle(target.path, trust_policy(settings))
     except BundleError as error:
         raise ModelError(f"not rolled back, {to} could not serve: {_lines(error)}") from error
-    record_rollback(settings, Rollback(name, was, to, datetime.now(UTC).replace(microsecond=0), _who(), why))
+    record_rollback(settings, Rollback(name, was, to, datetime.now(UTC).replace(microsecond=0), user_name(), why))
     print(f"{name}: {to} serves instead of {was}; a running worker changes within models.poll_s = "
           f"{settings.models.poll_s:g} s")
 
@@ -220,13 +220,3 @@ def _lines(error: "BundleError") -> str:
 
 app.command()(build)
 app.command()(bench)
-
-
-def _who() -> str:
-    """Name who calls; a container's user may have no name."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"

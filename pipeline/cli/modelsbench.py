@@ -6,7 +6,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,19 +66,11 @@ def bench(
 
 
 def _bundles(target: str | None, settings: "Settings") -> "list[Bundle]":
-    from engines import BundleError, load_bundle
-    from pipeline.assembly import trust_policy
-    from pipeline.modelbook import candidates, load_best, read_record
+    from pipeline.assembly import bundle_at
+    from pipeline.modelbook import candidates
 
-    policy = trust_policy(settings)
-    if target is not None and Path(target).exists():
-        try:
-            return [load_bundle(target, policy)]
-        except BundleError as error:
-            raise ModelError(f"bundle {target}: {'; '.join(error.faults)}") from error
-    offers, record = candidates(settings), read_record(settings)
-    names = [target] if target is not None else sorted({c.name for c in offers if not c.fault})
-    return [load_best(name, offers, record, policy) for name in names]
+    names = [target] if target is not None else sorted({c.name for c in candidates(settings) if not c.fault})
+    return [bundle_at(name, settings) for name in names]
 
 
 def _tell(bundle: "Bundle", name: str, why: str, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -47,6 +46,7 @@ def build(
     """
     from engines import EngineError
     from engines.gpu.build import row_shapes
+    from pipeline.assembly import bundle_at
 
     settings = read_settings(config, None, assignments)
     if targets is not None and not check:
@@ -54,7 +54,7 @@ def build(
     if precision not in (None, "f32", "f16"):
         raise typer.BadParameter(f"{precision!r} is neither f32 nor f16", param_hint="--precision")
     for_gpus = _targets(targets)
-    bundle = _bundle(target, settings)
+    bundle = bundle_at(target, settings)
     try:
         name = _flavour(engine, settings.engine.name)
         for count in _layouts(bundle, channels):
@@ -182,17 +182,3 @@ def _spec(
 
     kind: Literal["f32", "f16"] = "f16" if precision == "f16" else "f32"
     return BuildSpec(kind, max_batch, dims=dims_of(bundle, shapes), targets=targets)
-
-
-def _bundle(target: str, settings: "Settings") -> "Bundle":
-    from engines import BundleError, load_bundle
-    from pipeline.assembly import trust_policy
-    from pipeline.modelbook import candidates, load_best, read_record
-
-    policy = trust_policy(settings)
-    if not Path(target).exists():
-        return load_best(target, candidates(settings), read_record(settings), policy)
-    try:
-        return load_bundle(target, policy)
-    except BundleError as error:
-        raise ModelError(f"bundle {target}: {'; '.join(error.faults)}") from error

@@ -45,4 +45,4 @@ def test_an_asset_that_nobody_has_announced_or_that_is_retired_is_refused_with_n
 
 def test_a_reason_that_no_worker_would_take_is_refused_before_anything_is_sent(stage: Stage) -> None:
     code, _, err = stage.kizashi("calibrate", "pump-1", "--reason", "x" * 501)
-    assert code == 2 and "length <= 500" in err
+    assert code == 2 and "Invalid value for --reason" in err and "length <= 500" in err

@@ -172,7 +172,7 @@ def test_doctor_names_an_engine_that_cannot_serve(stage):
     stage.kizashi("topics", "apply")
     code, out, _ = stage.kizashi("doctor", "--set", "routes=[{bundle='nowhere'}]")
     assert code == 4
-    assert "wrong engine routes name bundle 'nowhere'" in out
+    assert "wrong engine there is no bundle 'nowhere'" in out
 
 
 def test_doctor_without_a_broker_still_checks_the_rest(capsys):

@@ -33,7 +33,6 @@ def offer(version: str, name: str = "m", **fields: object) -> Candidate:
 
 def test_highest_version_serves_and_of_one_version_the_folders():
     offers = [offer("1.9.0"), offer("1.10.0"), Candidate(Path("shipped"), "m", "1.10.0", "", True), offer("9.0.0", "n")]
-    assert book.pick("m", offers, book.Record()) == Path("m-1.10.0")
     assert [str(c.path) for c in book.ranked("m", offers, book.Record())] == ["m-1.10.0", "shipped", "m-1.9.0"]
 
 
@@ -41,7 +40,7 @@ def test_version_below_one_that_served_is_refused_until_it_is_rolled_back_to(tmp
     settings, offers = settings_of(tmp_path), [offer("1.0.0"), offer("1.5.0")]
     assert book.record_active(settings, "m", "2.0.0") == ""
     with pytest.raises(ModelError, match=r"1\.0\.0 is below 2\.0\.0, which served .*models rollback m --to 1\.0\.0"):
-        book.pick("m", offers, book.read_record(settings))
+        book.load_best("m", offers, book.read_record(settings), models.UNSIGNED)
     book.record_rollback(settings, back("m", "2.0.0", "1.5.0"))
     record = book.read_record(settings)
     assert [c.version for c in book.ranked("m", [*offers, offer("2.0.0")], record)] == ["1.5.0"]
@@ -54,7 +53,7 @@ def test_version_above_what_was_rolled_back_serves_and_ends_the_rollback(tmp_pat
     book.record_rollback(settings, back("m", "2.0.0", "1.0.0"))
     book.record_active(settings, "m", "1.0.0")
     offers = [offer("1.0.0"), offer("2.0.0"), offer("2.0.1")]
-    assert book.pick("m", offers, book.read_record(settings)) == Path("m-2.0.1")
+    assert [c.version for c in book.ranked("m", offers, book.read_record(settings))] == ["2.0.1", "1.0.0"]
     book.record_active(settings, "m", "2.0.1")
     record = book.read_record(settings)
     assert record.active == record.highest == {"m": "2.0.1"}
@@ -83,7 +82,7 @@ def test_book_that_cannot_be_read_is_told_set_aside_and_stops_nothing(tmp_path, 
     path.write_bytes(content)
     record = book.read_record(settings)
     assert str(path) in record.fault
-    assert book.pick("m", [offer("1.0.0")], record) == Path("m-1.0.0")
+    assert [c.version for c in book.ranked("m", [offer("1.0.0")], record)] == ["1.0.0"]
     assert "it lies in" in book.record_active(settings, "m", "1.0.0")
     assert path.with_suffix(".bad").read_bytes() == content
     assert book.read_record(settings) == book.Record({"m": "1.0.0"}, {"m": "1.0.0"})
@@ -147,7 +146,7 @@ def test_best_bundle_in_order_is_loaded_and_better_ones_are_named(tmp_path):
     assert [r.split(":")[0] for r in refused] == [f"bundle {folder / 'made.zip'}", f"bundle {folder / 'b'}"]
     with pytest.raises(ModelError, match="model.onnx is not what the manifest says"):
         book.load_best("made", offers, book.Record(highest={"made": "1.1.0"}), models.UNSIGNED)
-    with pytest.raises(ModelError, match="routes name bundle 'other', there are .*anomaly-mewma"):
+    with pytest.raises(ModelError, match="there is no bundle 'other', there are .*anomaly-mewma"):
         book.load_best("other", offers, record, models.UNSIGNED)
     assert book.load_best("anomaly-mewma", offers, record, models.UNSIGNED).trust.status == "pinned"
 
