@@ -8,7 +8,6 @@ Source: Saha and Goebel 2007, NASA Prognostics Data Repository, data set 5. US g
 """
 
 import csv
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import numpy as np
 
 from engines.base import Array
 from pipeline.errors import InputError
+from pipeline.plant.csvfile import opened
 from schemas import AssetBirth, TelemetryFrame
 
 ASSET_CLASS = "battery-cell"
@@ -58,7 +58,7 @@ def read(path: Path) -> Cell:
     samples: dict[int, list[tuple[float, float, float]]] = {}
     start = ""
     try:
-        with (gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")) as text:
+        with opened(path) as (text, _):
             table = csv.DictReader(text)
             missing = [c for c in _COLUMNS if c not in (table.fieldnames or ())]
             if missing:
@@ -68,7 +68,7 @@ def read(path: Path) -> Cell:
                 numbers = (_number(row["Time"]), _number(row["Current_measured"]), _number(row["Voltage_measured"]))
                 samples.setdefault(int(float(row["cycle_num"])), []).append(numbers)
         at = datetime.fromisoformat(start).replace(tzinfo=UTC)
-    except (OSError, EOFError, ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is no table of discharges: {error}") from error
     found = {cycle: capacity(np.array(rows)) for cycle, rows in sorted(samples.items())}
     whole = {cycle: ah for cycle, ah in found.items() if np.isfinite(ah)}

@@ -6,13 +6,14 @@ import io
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TextIO
 
 from pipeline.errors import InputError
 from pipeline.plant.csvmap import CsvMap
-from pipeline.plant.tablerows import ImportReport, LongRow, Progress, Row, namer, samples
+from pipeline.plant.tablerows import ImportReport, LongRow, Progress, Row, lack, namer, samples
 
 _PROGRESS_ROWS = 512  # how often a reader of many rows reports; a file of 1 Hz for a day reports 170 times
 
@@ -37,40 +38,26 @@ class CsvFile:
 
     def rows(self, progress: Progress, report: ImportReport) -> Iterator[Row]:
         """Yield the rows, with NaN where a cell is empty."""
-        line = 0
-        try:
-            with self.path.open("rb") as raw, _text(raw, self.path, self.csv_map.encoding) as text:
-                table = csv.reader(text, delimiter=self.csv_map.separator)
-                header = next(table, None)
-                line = table.line_num
-                if header is None:
-                    raise InputError(f"{self.path}: is empty; a header with the columns' names is needed")
-                columns = self._columns(header)
+        with opened(self.path, self.csv_map.encoding) as (text, tell):
+            table = csv.reader(text, delimiter=self.csv_map.separator)
+            columns = self._columns(header(table))
 
-                def tick() -> None:
-                    progress(self.path, raw.tell())
+            def tick() -> None:
+                progress(self.path, tell())
 
-                if self.csv_map.long is None:
-                    yield from self._wide(table, columns, report, tick)
-                else:
-                    yield from samples(self.csv_map, self._long(table, columns, report, tick), self.place, report)
-                tick()
-        except OSError as error:  # gzip.BadGzipFile is one
-            raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        except (EOFError, zlib.error) as error:
-            raise InputError(f"{self.path}: the compressed data is damaged: {error}") from error
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{self.path}:{line + 1} or after: is no {self.csv_map.encoding} CSV: {error}") from error
+            if self.csv_map.long is None:
+                yield from self._wide(table, columns, report, tick)
+            else:
+                yield from samples(self.csv_map, self._long(table, columns, report, tick), self.place, report)
+            tick()
 
-    def _columns(self, header: list[str]) -> list[int]:
+    def _columns(self, names: list[str]) -> list[int]:
         """Return where the map's columns are, then how many there are."""
-        names = [name.strip().removeprefix("\ufeff") for name in header]
-        missing = [w for w in self.csv_map.columns if names.count(w) != 1]
-        if missing:
-            raise InputError(
-                f"{self.path}:1: column {missing[0]!r} is there {names.count(missing[0])} times, the map wants it "
-                f"once. Columns with separator {self.csv_map.separator!r}: {', '.join(names)[:400]}"
-            )
+        if not names:
+            raise InputError(f"{self.path}: is empty; a header with the columns' names is needed")
+        if lacking := lack(self.csv_map, names):
+            raise InputError(f"{self.path}:1: {lacking}. Columns with separator {self.csv_map.separator!r}: "
+                             f"{', '.join(names)[:400]}")
         return [*map(names.index, self.csv_map.columns), len(names)]
 
     def _wide(self, table: _Table, columns: list[int], report: ImportReport, tick: Callable[[], None]) -> Iterator[Row]:
@@ -118,6 +105,22 @@ class CsvFile:
             raise InputError(f"{self.path}:{line}: column {column + 1}: {cell!r} is no number") from error
 
 
-def _text(raw: BinaryIO, path: Path, encoding: str) -> io.TextIOWrapper:
-    data: BinaryIO = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
-    return io.TextIOWrapper(data, encoding=encoding, newline="")
+def header(table: _Table) -> list[str]:
+    """Return the columns' names, the first row of a table that nothing was read of yet; none if it is empty."""
+    return [name.strip().removeprefix("\ufeff") for name in next(iter(table), [])]
+
+
+@contextmanager
+def opened(path: Path, encoding: str = "utf-8") -> Iterator[tuple[TextIO, Callable[[], int]]]:
+    """Open a CSV file, plain or .gz; also gives how many of its bytes are read. Raises InputError, in the block too."""
+    try:
+        with path.open("rb") as raw:
+            data: BinaryIO = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
+            with io.TextIOWrapper(data, encoding=encoding, newline="") as text:
+                yield text, raw.tell
+    except OSError as error:  # gzip.BadGzipFile is one
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{path}: the compressed data is damaged: {error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is no {encoding} CSV: {error}") from error

@@ -1,30 +1,33 @@
 """Labelled experiments: causal scores and alarms per row of CSV files, one asset a file, and the files' labels."""
 
 import csv
-import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from pipeline.columns import Array, Poll
 from pipeline.errors import InputError
-from pipeline.judge import ACTIVE, UNKNOWN
+from pipeline.judge import ACTIVE
+from pipeline.plant.csvfile import header, opened
 from pipeline.plant.csvmap import CsvMap
 from pipeline.plant.source import Retired
+from pipeline.plant.tablerows import lack
 from schemas import Assessment, AssetBirth
 
 Item = AssetBirth | Retired | Poll
 LABEL = "anomaly"
+_ENDS = (".csv", ".csv.gz")
 
 
 def labelled_files(data: Path) -> tuple[Path, ...]:
     """List FOLDER/NUMBER.csv and .csv.gz under `data`, by folder and number. Raises InputError if there are none."""
-    found = [p for p in data.glob("*/*") if p.name.endswith((".csv", ".csv.gz"))]
+    found = [p for p in data.glob("*/*") if p.name.endswith(_ENDS)]
     if not found:
-        raise InputError(f"{data}: holds no FOLDER/NUMBER.csv or .csv.gz")
+        here = any(p.name.endswith(_ENDS) for p in data.glob("*"))
+        hint = f"; its files lie right in it: give the folder above, {data.resolve().parent}" if here else ""
+        raise InputError(f"{data}: holds no FOLDER/NUMBER.csv or .csv.gz{hint}")
     return tuple(sorted(found, key=lambda p: (p.parent.name, len(stem(p)), stem(p))))
 
 
@@ -55,17 +58,6 @@ class Experiment:
         """FOLDER/NUMBER."""
         return f"{self.path.parent.name}/{stem(self.path)}"
 
-    def write(self, path: Path) -> None:
-        """Write datetime, score, alarm: one line a row, in the order of the file."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w", newline="", encoding="utf-8") as f:
-                table = csv.writer(f, lineterminator="\n")
-                table.writerow(("datetime", "score", "alarm"))
-                table.writerows(zip(self.times, map(repr, self.score.tolist()), self.alarm.tolist(), strict=True))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-
 
 def read_experiment(path: Path, csv_map: CsvMap) -> Experiment:
     """Read the times; the values go another way, through the flow. Raises InputError."""
@@ -91,28 +83,18 @@ def read_labels(experiment: Experiment, csv_map: CsvMap) -> None:
 
 def foreign(path: Path, csv_map: CsvMap) -> str:
     """Say what keeps a file from being one of this map, by its header; "" if nothing does."""
-    with _open(path, csv_map.encoding) as f:
-        try:
-            header = next(csv.reader(f, delimiter=csv_map.separator), [])
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
-    names = {name.strip().removeprefix("\ufeff") for name in header}
-    missing = [c for c in (csv_map.time.column, *(c.column for c in csv_map.channel)) if c not in names]
-    return f"has no column {missing[0]!r}" if missing else ""
+    with opened(path, csv_map.encoding) as (text, _):
+        return lack(csv_map, header(csv.reader(text, delimiter=csv_map.separator)))
 
 
 def _rows(path: Path, csv_map: CsvMap) -> Iterator[dict[str, str]]:
-    with _open(path, csv_map.encoding) as f:
-        try:
-            yield from csv.DictReader(f, delimiter=csv_map.separator)
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
-
-
-def _open(path: Path, encoding: str) -> TextIO:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding=encoding, newline="")
-    return path.open(encoding=encoding, newline="")
+    with opened(path, csv_map.encoding) as (text, _):
+        table = csv.reader(text, delimiter=csv_map.separator)
+        names = header(table)
+        for cells in filter(None, table):
+            if len(cells) != len(names):
+                raise InputError(f"{path}:{table.line_num}: {len(cells)} cells, the header has {len(names)} columns")
+            yield dict(zip(names, cells, strict=True))
 
 
 @dataclass(slots=True)
@@ -138,8 +120,7 @@ class Attribution:
             for seq, score, limit, state in zip(a.seq, a.score, a.limit, a.state, strict=True):
                 rows = slice(seq * self.samples_per_frame, None)
                 experiment.score[rows] = score / limit
-                if state != UNKNOWN:  # an alert stands until a row that is known clears it
-                    experiment.alarm[rows] = state == ACTIVE
+                experiment.alarm[rows] = state == ACTIVE
 
     def finish(self) -> None:
         """Raise InputError if two files shared an asset, so that their rows could not be told apart."""

@@ -6,7 +6,6 @@ go on in the order of the file. Source: Ahmad et al. 2017, doi 10.1016/j.neucom.
 """
 
 import csv
-import gzip
 import json
 import math
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 
 from engines.base import Array
 from pipeline.errors import InputError
+from pipeline.plant.csvfile import opened
 from schemas import AssetBirth, TelemetryFrame
 
 ASSET_CLASS = "slow-process"
@@ -57,13 +57,13 @@ def read(path: Path) -> Series:
     """Read a series; rows without a finite value are left out. Raises InputError."""
     times, values = [], []
     try:
-        with (gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")) as text:
+        with opened(path) as (text, _):
             for row in csv.DictReader(text):
                 value = float(row["value"]) if row["value"].strip() else math.nan
                 if math.isfinite(value):
                     times.append(_time_ns(row["timestamp"]))
                     values.append(value)
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: is no table of timestamp,value: {error}") from error
     if len(times) < 2:
         raise InputError(f"{path}: {len(times)} values; a series has at least two")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.plant.csvmap import CsvMap
-from pipeline.plant.tablerows import ImportReport, LongRow, Progress, Row, namer, samples
+from pipeline.plant.tablerows import ImportReport, LongRow, Progress, Row, lack, namer, samples
 
 if TYPE_CHECKING:
     import pyarrow
@@ -82,10 +82,8 @@ class ParquetFile:
                              ) from error
 
     def _check(self, schema: "pyarrow.Schema") -> None:
-        missing = [c for c in self.csv_map.columns if schema.names.count(c) != 1]
-        if missing:
-            raise InputError(f"{self.path}: column {missing[0]!r} is there {schema.names.count(missing[0])} times, the "
-                             f"map wants it once. Columns: {', '.join(schema.names)[:400]}")
+        if lacking := lack(self.csv_map, schema.names):
+            raise InputError(f"{self.path}: {lacking}. Columns: {', '.join(schema.names)[:400]}")
         for channel in self.csv_map.channel if self.csv_map.long is None else ():
             said = (schema.field(channel.column).metadata or {}).get(b"unit", channel.unit.encode())
             unit = said.decode("utf-8", "replace")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,14 @@ class ImportReport:
                 yield f"{count} {what}"
         for channel, count in self.outside.items():
             yield f"{count} values of {channel} are outside of its measuring range in the map: is its unit right?"
+
+
+def lack(csv_map: CsvMap, names: Sequence[str]) -> str:
+    """Say which column of a map a table with columns `names` has not, or has more than once; "" if it fits."""
+    for column in csv_map.columns:
+        if (count := names.count(column)) != 1:
+            return f"has {count} columns {column!r}, the map wants one" if count else f"has no column {column!r}"
+    return ""
 
 
 def namer(csv_map: CsvMap, path: Path) -> str | None:

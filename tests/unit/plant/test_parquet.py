@@ -128,7 +128,7 @@ def _unit(table: dict[str, Any]) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("n"), r"x\.parquet: column 'n' is there 0 times.*time, unit, p"),
+        (_without("n"), r"x\.parquet: has no column 'n'.*time, unit, p"),
         (_with(p=["1", "2", "3", "4"]), r"row 1: column 'p' holds string, numbers are wanted"),
         (_with(time=["yesterday"] * 4), r"row 1: 'yesterday' is no time of format 'iso'"),
         (_with(time=[TIMES[0], None, TIMES[2], TIMES[3]]), r"row 2: has no time"),
