@@ -9,7 +9,6 @@ tables; a training also whether it gave the manifest that is shipped.
 
 import hashlib
 import importlib
-import importlib.util
 import os
 import sys
 import tempfile
@@ -35,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tests" / "bench" / "MODELS.md"
 DATA = Path(os.environ.get("KIZASHI_DATA", ROOT.parent / "shared" / "data"))
 SEEDS = 5
+#: Bundles that a set is scored by beside the one that serves it.
+OTHERS = {"skab": ("anomaly-convae",)}
 #: Folder below DATA of each set, and of what a recipe is trained on.
 FOLDERS = {"battery": "nasa_battery", "rul-ewma": "cmapss", "bearing-order": "cwru"}
 #: Recipes that simulate by themselves, and what is given to them instead of a folder.
@@ -71,24 +72,27 @@ def trained(name: str) -> list[str]:
 
 
 def scored(name: str) -> list[str]:
-    """Evaluate a set, by the shipped bundle and by cross-validation where the set knows it."""
+    """Evaluate a set, by the shipped bundle and by cross-validation where the set knows it; then by other bundles."""
     data, lines = DATA / FOLDERS.get(name, name), []
     module = importlib.import_module(f"pipeline.plant.evaluate.{name}")
     told: set[str] = set()  # what one protocol has shown is not shown again by the other
-    for protocol in ("shipped",) if name in UNFITTED else ("shipped", "cv"):
+    ways = [Options("shipped", SEEDS), *([] if name in UNFITTED else [Options("cv", SEEDS)]),
+            *(Options(bundle=bundle) for bundle in OTHERS.get(name, ()))]
+    for options in ways:
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            report = module.evaluate(data, Path(folder), Settings(), Options(protocol, SEEDS))
-            lines += _told(report, name, protocol, data, time.perf_counter() - began, told)
+            report = module.evaluate(data, Path(folder), Settings(), options)
+            lines += _told(report, name, options, data, time.perf_counter() - began, told)
     return lines
 
 
-def _told(report: Report, name: str, protocol: str, data: Path, took: float, told: set[str]) -> list[str]:
+def _told(report: Report, name: str, asked: Options, data: Path, took: float, told: set[str]) -> list[str]:
     facts = [(key, text) for key, text in report.facts if not (data / key).exists()]
     files = [f"{key} {text}" for key, text in report.facts if (data / key).exists()]
-    lines = [f"### {protocol}", "", f"`kizashi evaluate {name} --data {data.name} --out OUT"
-             + (" --protocol cv" if protocol == "cv" else "")
-             + (f" --seeds {SEEDS}" if protocol == "cv" and name not in EXACT else "") + f"`, {took:.0f} s", "",
+    cv = asked.protocol == "cv"
+    lines = [f"### {asked.bundle or asked.protocol}", "", f"`kizashi evaluate {name} --data {data.name} --out OUT"
+             + (f" --bundle {asked.bundle}" if asked.bundle else "") + (" --protocol cv" if cv else "")
+             + (f" --seeds {SEEDS}" if cv and name not in EXACT else "") + f"`, {took:.0f} s", "",
              *(f"- {key}: {text}" for key, text in facts)]
     if files:
         lines.append(f"- data, {len(files)} files: " + ("; ".join(files) if len(files) <= 12 else
@@ -102,8 +106,8 @@ def _told(report: Report, name: str, protocol: str, data: Path, took: float, tol
 
 
 def _parts() -> dict[str, Callable[[str], list[str]]]:
-    recipes = {name: trained for name, entry in RECIPES.items() if importlib.util.find_spec(entry.module)}
-    return recipes | {command.name or "": scored for command in evaluate_app.registered_commands}
+    sets = [command.name or "" for command in evaluate_app.registered_commands]
+    return dict.fromkeys(RECIPES, trained) | dict.fromkeys(sets, scored)
 
 
 def _sections() -> dict[str, str]:

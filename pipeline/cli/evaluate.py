@@ -1,24 +1,18 @@
 """`kizashi evaluate SET`: a public data set through the same flow, predictions as the set's own judge reads them.
 
-A set is a module of `pipeline.plant.evaluate`, whose docstring says how to add one; those that are there are offered.
+A set is a module of `pipeline.plant.evaluate`, whose docstring says how to add one.
 """
 
 import importlib
-import importlib.util
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.cli.options import Assignments, ConfigFile, read_settings
 
-if TYPE_CHECKING:
-    from pipeline.plant.evaluate import Options
-
 app = typer.Typer(add_completion=False)
-
-_PACKAGE = "pipeline.plant.evaluate"
 
 
 class Protocol(StrEnum):
@@ -44,57 +38,46 @@ def evaluate() -> None:
     """Score a public data set; causal, by the flow that the worker runs. Writes predictions, a table and a page."""
 
 
+@app.command("skab")
+def skab(
+    data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = None,
+    bundle: Annotated[str | None, typer.Option(metavar="NAME", help="Without it anomaly-mewma.")] = None,
+    config: ConfigFile = None, assignments: Assignments = None,
+) -> None:  # fmt: skip
+    """Water circulation loop: anomalies. Holds FOLDER/NUMBER.csv or .csv.gz, as valve1/0.csv."""
+    _run("skab", data, out, protocol, seeds, config, assignments, bundle=bundle)
+
+
+@app.command("cwru")
+def cwru(
+    data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = None,
+    bearing: Annotated[str | None, typer.Option(metavar="NAME", help="Built-in geometry, as 6205-2RS.")] = None,
+    orders: Annotated[
+        str | None, typer.Option(metavar="BPFI,BPFO,BSF,FTF", help="Geometry as orders, per turn of the shaft.")
+    ] = None,
+    config: ConfigFile = None, assignments: Assignments = None,
+) -> None:  # fmt: skip
+    """Bearing rig: the damaged part. Holds *.npz with counts, step, fs, rpm; writes pred.csv."""
+    numbers = _numbers(orders) if orders is not None else None
+    _run("cwru", data, out, protocol, seeds, config, assignments, bearing=bearing, orders=numbers)
+
+
 def _offer(name: str, text: str) -> None:
+    @app.command(name, help=text)
     def command(
         data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = None,
         config: ConfigFile = None, assignments: Assignments = None,
     ) -> None:  # fmt: skip
-        from pipeline.plant.evaluate import Options
-
-        if protocol is Protocol.cv and name in UNFITTED:
-            raise typer.BadParameter(f"{name}: nothing is fitted, so nothing is left out", param_hint="--protocol")
-        if seeds is not None and (protocol is Protocol.shipped or name in EXACT):
-            why = "nothing is drawn by chance" if name in EXACT else "only --protocol cv fits seeds"
-            raise typer.BadParameter(f"{name}: {why}", param_hint="--seeds")
-        _run(name, data, out, Options(protocol.value, seeds or SEEDS), config, assignments)
-
-    app.command(name, help=text)(command)
-
-
-def _is_there(name: str) -> bool:
-    return importlib.util.find_spec(f"{_PACKAGE}.{name}") is not None
+        _run(name, data, out, protocol, seeds, config, assignments)
 
 
 for _name, _text in {
-    "skab": "Water circulation loop: anomalies. Holds FOLDER/NUMBER.csv or .csv.gz, as valve1/0.csv.",
     "cmapss": "Turbofan fleet: remaining life. Holds test_FD00k.txt or .txt.gz; writes pred_FD00k.csv.",
     "femto": "Bearings run to failure: health index and lead time. Holds BearingX_Y.npz.",
     "nab": "Machine temperature, ambient temperature: anomalies. Holds realKnownCause/*.csv or .csv.gz.",
     "battery": "Li-ion cells: capacity and end of life. Holds B*_discharge.csv or .csv.gz.",
 }.items():
-    if _is_there(_name):
-        _offer(_name, _text)
-
-if _is_there("cwru"):
-
-    @app.command("cwru")
-    def cwru(
-        data: Data,
-        out: Out,
-        protocol: ProtocolOption = Protocol.shipped,
-        seeds: Seeds = None,
-        bearing: Annotated[str | None, typer.Option(metavar="NAME", help="Built-in geometry, as 6205-2RS.")] = None,
-        orders: Annotated[
-            str | None, typer.Option(metavar="BPFI,BPFO,BSF,FTF", help="Geometry as orders, per turn of the shaft.")
-        ] = None,
-        config: ConfigFile = None,
-        assignments: Assignments = None,
-    ) -> None:
-        """Bearing rig: the damaged part. Holds *.npz with counts, step, fs, rpm; writes pred.csv."""
-        from pipeline.plant.evaluate import Options
-
-        numbers = _numbers(orders) if orders is not None else None
-        _run("cwru", data, out, Options(protocol.value, seeds or SEEDS, bearing, numbers), config, assignments)
+    _offer(_name, _text)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -105,13 +88,18 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _run(
-    name: str, data: Path, out: Path, options: "Options", config: Path | None, assignments: list[str] | None
+    name: str, data: Path, out: Path, protocol: Protocol, seeds: int | None, config: Path | None,
+    assignments: list[str] | None, **own: Any,
 ) -> None:
-    from dataclasses import replace
-
     from pipeline.cli.progress import bar
     from pipeline.errors import InputError
+    from pipeline.plant.evaluate import Options
 
+    if protocol is Protocol.cv and name in UNFITTED:
+        raise typer.BadParameter(f"{name}: nothing is fitted, so nothing is left out", param_hint="--protocol")
+    if seeds is not None and (protocol is Protocol.shipped or name in EXACT):
+        why = "nothing is drawn by chance" if name in EXACT else "only --protocol cv fits seeds"
+        raise typer.BadParameter(f"{name}: {why}", param_hint="--seeds")
     if not data.is_dir():
         raise InputError(f"{data}: is no folder")
     settings = read_settings(config, None, assignments)
@@ -119,9 +107,9 @@ def _run(
         out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     except OSError as error:
         raise InputError(f"{out}: cannot be a folder: {error.strerror}") from error
-    module = importlib.import_module(f"{_PACKAGE}.{name}")
+    module = importlib.import_module(f"pipeline.plant.evaluate.{name}")
     with bar(f"evaluate {name}", quiet=True) as progress:
-        report = module.evaluate(data, out, settings, replace(options, progress=progress))
+        report = module.evaluate(data, out, settings, Options(protocol.value, seeds or SEEDS, progress=progress, **own))
     report.write(out / "report.html")
     for line in report.lines():
         print(line)

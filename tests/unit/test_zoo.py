@@ -46,8 +46,8 @@ def test_a_report_is_told_with_its_tables_and_the_hashes_of_its_data(tmp_path):
     table = Table("T", ("", "v"))
     table.add("ours", 1.0)
     report = Report("R", "c", ["found it"], [("x.csv", "0123"), ("seeds", "0, 1")], [Section("S", tables=[table])])
-    text = "\n".join(zoo._told(report, "set", "cv", tmp_path, 61.2, told := set()))
+    text = "\n".join(zoo._told(report, "set", zoo.Options("cv"), tmp_path, 61.2, told := set()))
     for part in ("### cv", f"--data {tmp_path.name} --out OUT --protocol cv", "- data, 1 files: x.csv 0123",
                  "- seeds: 0, 1", "| ours | 1.00 |", "found it"):
         assert part in text
-    assert "| ours" not in "\n".join(zoo._told(report, "set", "cv", tmp_path, 61.2, told))
+    assert "| ours" not in "\n".join(zoo._told(report, "set", zoo.Options("cv"), tmp_path, 61.2, told))

@@ -26,12 +26,13 @@ class Options:
     """What a person asks of an evaluation.
 
     protocol: "shipped" scores the bundle that is there; "cv" fits anew per fold, inside the training part, `seeds`
-    times (0, 1, ...). bearing, orders: geometry for cwru, a built-in bearing's name or characteristic orders.
-    progress: gets the share done, 0 to 1, and a line that says what is going on.
+    times (0, 1, ...). bundle: for skab, the one to be scored. bearing, orders: geometry for cwru, a built-in bearing's
+    name or characteristic orders. progress: gets the share done, 0 to 1, and a line that says what is going on.
     """
 
     protocol: Literal["shipped", "cv"] = "shipped"
     seeds: int = 5
+    bundle: str | None = None
     bearing: str | None = None
     orders: tuple[float, ...] | None = None
     progress: Callable[[float, str], None] = lambda share, line: None

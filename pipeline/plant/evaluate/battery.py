@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines import load_bundle, shipped_bundles
 from engines.base import Array
 from pipeline.judge import ACTIVE
+from pipeline.ops.settings import Settings
 from pipeline.plant import battery
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.cells import END_AH, Error, end_of, error, faded, linear
@@ -21,9 +21,6 @@ from pipeline.plant.evaluate.stream import assessed, patient, routed
 from pipeline.plant.evaluate.svg import Curve, fan, series
 from pipeline.plant.evaluate.table import Table
 from schemas import Assessment
-
-if TYPE_CHECKING:
-    from pipeline.ops.settings import Settings
 
 BUNDLE = "battery-fade"
 #: Discharge from which forecasts are scored.
@@ -74,7 +71,7 @@ class Told:
         return error(c, q, start, *linear(c, q, start, whole))
 
 
-def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> Report:
+def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Report:
     """Write pred_CELL.csv: cycle, soh, rul, rul_lo, rul_hi, alarm, unknown, one line a discharge; rul in cycles.
 
     Also forecast_CELL.csv, cycle and capacity_ah, from cycle 80 on. Scored is against the cell's own later capacity.
@@ -98,11 +95,11 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
     return report
 
 
-def _as_shipped(cells: Sequence[battery.Cell], settings: "Settings", options: Options) -> list[Told]:
+def _as_shipped(cells: Sequence[battery.Cell], settings: Settings, options: Options) -> list[Told]:
     return _flow(cells, routed(settings, battery.ASSET_CLASS, BUNDLE), lambda share: options.progress(share, "cells"))
 
 
-def _fitted_on_others(cells: Sequence[battery.Cell], settings: "Settings", options: Options) -> list[Told]:
+def _fitted_on_others(cells: Sequence[battery.Cell], settings: Settings, options: Options) -> list[Told]:
     """Forecast each cell by a bundle that was fitted on the others and goes before the shipped one."""
     from engines.recipes import fade, fade_model  # the first needs onnx, extra `train`
 
@@ -118,7 +115,7 @@ def _fitted_on_others(cells: Sequence[battery.Cell], settings: "Settings", optio
     return told
 
 
-def _flow(cells: Sequence[battery.Cell], settings: "Settings", progress: Callable[[float], None]) -> list[Told]:
+def _flow(cells: Sequence[battery.Cell], settings: Settings, progress: Callable[[float], None]) -> list[Told]:
     told = {battery.asset_of(cell.name): Told(cell) for cell in cells}
     for k, cell in enumerate(cells):
         for a in assessed(settings, battery.cell_messages(cell)):

@@ -79,14 +79,14 @@ class Compared:
         """Return the mean recall over the classes that occur."""
         return _mean([self.recall(c) for c in LABELS if (self.label == c).any()])
 
-    def balanced_interval(self, seed: int = 0) -> Interval:
+    def balanced_interval(self) -> Interval:
         """Return it with the interval over bearings, drawn within their class."""
         right = {c: [_mean((self.said == c)[self.bearing == b]) for b in np.unique(self.bearing[self.label == c])]
                  for c in LABELS if (self.label == c).any()}  # fmt: skip
-        rng = np.random.default_rng(seed)
-        drawn = [np.mean([np.mean(rng.choice(v, len(v))) for v in right.values()]) for _ in range(DRAWS)]
-        low, high = np.quantile(drawn, (0.025, 0.975)) if right else (np.nan, np.nan)
-        return Interval(self.balanced(), float(low), float(high))
+        rng = np.random.default_rng(0)
+        draws = DRAWS if any(len(v) > 1 for v in right.values()) else 0  # one bearing of each class has no interval
+        drawn = [float(np.mean([np.mean(rng.choice(v, len(v))) for v in right.values()])) for _ in range(draws)]
+        return Interval.of(self.balanced(), drawn)
 
     def false_alarms(self) -> float:
         """Return the share of healthy windows that were called a defect, forced."""

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.base import Array
+from pipeline.ops.settings import Settings
 from pipeline.plant import femto
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.given import Given
@@ -17,9 +17,6 @@ from pipeline.plant.evaluate.stream import assessed, routed
 from pipeline.plant.evaluate.svg import Curve, series, stretches
 from pipeline.plant.evaluate.table import Table
 from pipeline.plant.evaluate.watched import Watched
-
-if TYPE_CHECKING:
-    from pipeline.ops.settings import Settings
 
 BUNDLE = "vibration-health"
 #: Snapshots whose RMS is the baseline that growth is told by: those that the bundle learns from.
@@ -67,7 +64,7 @@ class Life:
         return sum(1 for i in self.told.raises() if i < self.grown(of))
 
 
-def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> Report:
+def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Report:
     """Write pred_BEARING.csv: snapshot, minute, score (1 is the limit), alarm, unknown; one line a snapshot.
 
     The end of a recording is the end of the bearing's life, and is looked at after the last prediction.

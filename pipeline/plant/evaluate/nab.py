@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.base import Array
+from pipeline.ops.settings import Settings
 from pipeline.plant import nab
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.given import Given
@@ -18,9 +18,6 @@ from pipeline.plant.evaluate.stream import assessed, patient, routed
 from pipeline.plant.evaluate.svg import Curve, Stretch, series, stretches
 from pipeline.plant.evaluate.table import Kind, Table
 from pipeline.plant.evaluate.watched import Watched
-
-if TYPE_CHECKING:
-    from pipeline.ops.settings import Settings
 
 BUNDLE = "slow-level"
 #: NAB's: the first part of a series is not scored.
@@ -80,7 +77,7 @@ def score(t_ns: Array, alarm: Array, windows: Sequence[tuple[int, int]], first: 
     return Score(tuple(min(h) if h else None for h in hours), len(elsewhere), months, share)
 
 
-def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> Report:
+def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Report:
     """Write FOLDER/NAME.csv: timestamp, score (1 is the limit), alarm, unknown; one line a sample.
 
     Labels are read from labels.json, where there is one, after the last prediction is written.

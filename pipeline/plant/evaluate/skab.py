@@ -3,24 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.bundle import ModelSpec
+from pipeline.assembly import bundles_of
 from pipeline.errors import InputError
+from pipeline.ops.settings import DEFAULT_BUNDLE, Route, Settings
 from pipeline.plant.csvmap import CsvMap, load_map
 from pipeline.plant.evaluate import Options, svg
 from pipeline.plant.evaluate.detection import Found, compare, intervals, pooled
-from pipeline.plant.evaluate.given import Given
+from pipeline.plant.evaluate.given import SHOWN, Given
+from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.table import Table
-from pipeline.plant.labelled import Attribution, Experiment, foreign, labelled_files, read_experiment, read_labels, stem
+from pipeline.plant.labelled import Attribution, Experiment, foreign, labelled_files, read_experiment, read_labels
 from pipeline.plant.replay import Replay
 from pipeline.plant.source import Source
-
-if TYPE_CHECKING:
-    from pipeline.ops.settings import Settings
 
 #: Rows of a file that the protocol gives for calibration; the rest is scored.
 TRAIN_ROWS = 400
@@ -37,54 +36,72 @@ _NOTE = ("rows 0-399 of a file calibrate, the rest is scored and pooled; false/h
          "hour of normal operation; 95 % intervals over whole files; published: github.com/waico/SKAB, over 34 files")
 
 
-def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> Report:
+def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Report:
     """Write FOLDER/NUMBER.csv: datetime, score relative to the asset's limit (0 before its baseline), alarm.
 
     Figures are given where the files carry labels; nothing else is. Protocol "cv" chooses smoothing, tail and
     delays on all folders but one and scores that one. Raises InputError.
     """
-    csv_map = load_map(Path("skab"))
-    files, skipped = [], []
-    for path in labelled_files(data):
-        why = foreign(path, csv_map)
-        if why:
-            skipped.append(f"left out, no file of SKAB: {path.relative_to(data)} {why}")
-        else:
-            files.append(path)
-    if not files:
-        raise InputError(f"{data}: none of its files is one of SKAB; {skipped[0]}")
-    report = Report("SKAB", f"kizashi evaluate skab --data {data} --out {out}", summary=skipped)
-    given = Given()
+    csv_map, report = load_map(Path("skab")), Report("SKAB", f"kizashi evaluate skab --data {data} --out {out}")
+    if options.bundle is not None:
+        settings = settings.model_copy(update={"routes": (Route(bundle=options.bundle),)})
+        report.command += f" --bundle {options.bundle}"
+    files, bundles = _files(data, csv_map, report), bundles_of(settings)
+    given = Given({name: text for b in bundles.values() for name, text in b.spec.card.trained_on.items()})
     given.read(data, files)
     if options.protocol == "cv":
         from pipeline.plant.evaluate.skabcv import cross_validated
 
+        if DEFAULT_BUNDLE not in bundles:
+            raise InputError(f"--protocol cv chooses delays and tail of {DEFAULT_BUNDLE}; {', '.join(bundles)} is "
+                             "scored as it is: leave --protocol cv out")
         report.command += " --protocol cv"
         experiments = cross_validated(files, csv_map, settings, options, report)
     else:
         experiments = judged(files, csv_map, settings, options)
     for e in experiments:
-        report.files.append(out / e.path.parent.name / f"{stem(e.path)}.csv")
-        e.write(report.files[-1])
+        report.files.append(out / f"{e.name}.csv")
+        rows = zip(e.times, e.score.tolist(), e.alarm.tolist(), strict=True)
+        write_table(report.files[-1], ("datetime", "score", "alarm"), rows)
     for e in experiments:
         read_labels(e, csv_map)
-    table, found = Table("SKAB", _COLUMNS, note=_NOTE), outcomes(experiments)
+    known = given.left_out()
+    if known:
+        report.summary.append(f"the bundle was trained on {', '.join(known)}: in no figure but their own")
+    found = outcomes([e for e in experiments if e.path.relative_to(data).as_posix() not in known])
     if found:
+        table = Table("SKAB", _COLUMNS, note=_NOTE)
         fill(table, found, "leave one folder out" if options.protocol == "cv" else "all labelled files, pooled")
         report.sections.insert(0, Section("Beside what is published", tables=[table]))
     else:
         report.summary.append("no file carries labels: predictions were written, nothing could be scored")
-    for e in experiments:
-        if e.label is None and len(e.alarm) > TRAIN_ROWS:
-            share = 100 * float(np.mean(e.alarm[TRAIN_ROWS:] == 1))
-            report.summary.append(f"{e.name}: no labels; an alarm is active in {share:.1f} % of the rows")
+    report.summary += _unlabelled(experiments)
     report.sections.append(Section("Per file", tables=[_per_file(experiments)], pictures=[
         picture(e) for e in experiments]))
-    report.facts += [("seeds", "none: nothing is drawn"), *given.lines()]
+    of = ", ".join(f"{b.spec.name} {b.spec.version}, manifest {b.manifest_sha256[:SHOWN]}" for b in bundles.values())
+    report.facts += [("bundle", of), ("seeds", "none: nothing is drawn"), *given.lines()]
     return report
 
 
-def judged(files: Sequence[Path], csv_map: CsvMap, settings: "Settings", options: Options,
+def _files(data: Path, csv_map: CsvMap, report: Report) -> list[Path]:
+    """Return the files of SKAB in `data`; the report names the others. Raises InputError if there is none."""
+    files = []
+    for path in labelled_files(data):
+        if why := foreign(path, csv_map):
+            report.summary.append(f"left out, no file of SKAB: {path.relative_to(data)} {why}")
+        else:
+            files.append(path)
+    if not files:
+        raise InputError(f"{data}: none of its files is one of SKAB; {report.summary[0]}")
+    return files
+
+
+def _unlabelled(experiments: Sequence[Experiment]) -> list[str]:
+    return [f"{e.name}: no labels; an alarm is active in {100 * np.mean(e.alarm[TRAIN_ROWS:] == 1):.1f} % of the rows"
+            for e in experiments if e.label is None and len(e.alarm) > TRAIN_ROWS]
+
+
+def judged(files: Sequence[Path], csv_map: CsvMap, settings: Settings, options: Options,
            change: ModelSpec | None = None) -> list[Experiment]:
     """Take files through the flow; change: a passport to be used in place of the one of the bundle of its name."""
     experiments = [read_experiment(path, csv_map) for path in files]

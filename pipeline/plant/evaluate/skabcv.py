@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -17,6 +16,7 @@ from engines import load_bundle, shipped_bundles
 from engines.bundle import JudgeSpec, MewmaSpec, ModelSpec
 from pipeline.calibrate import calibrate, ewma_step, usable
 from pipeline.errors import InputError
+from pipeline.ops.settings import Settings
 from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import CsvMap
 from pipeline.plant.evaluate import Options
@@ -25,9 +25,6 @@ from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged
 from pipeline.plant.evaluate.table import Table
 from pipeline.plant.labelled import Experiment, read_experiment, read_labels
 from pipeline.plant.series import series
-
-if TYPE_CHECKING:
-    from pipeline.ops.settings import Settings
 
 F64 = NDArray[np.float64]
 Bits = NDArray[np.bool_]
@@ -56,7 +53,7 @@ class Choice:
 
 
 def cross_validated(
-    files: Sequence[Path], csv_map: CsvMap, settings: "Settings", options: Options, report: Report
+    files: Sequence[Path], csv_map: CsvMap, settings: Settings, options: Options, report: Report
 ) -> list[Experiment]:
     """Score each folder with what was chosen on the others. Raises InputError when that is not possible."""
     spec = load_bundle(shipped_bundles()["anomaly-mewma"]).spec

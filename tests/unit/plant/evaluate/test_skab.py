@@ -22,7 +22,6 @@ from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged
 from pipeline.plant.evaluate.skabcv import alarms, chart, values_of
 from pipeline.plant.labelled import Attribution, read_experiment
 from pipeline.plant.source import Source
-from schemas import Assessment
 
 SKAB_DATA = Path(__file__).resolve().parents[5] / "shared" / "data" / "skab"
 SKAB_COLUMNS = (
@@ -94,6 +93,30 @@ def test_evaluate_is_causal_and_judges_each_file_by_itself(tmp_path: Path) -> No
 def test_evaluate_refuses_a_folder_without_files(tmp_path: Path) -> None:
     code, _, err = kizashi("evaluate", "skab", "--data", tmp_path, "--out", tmp_path / "out")
     assert code == 5 and "holds no FOLDER/NUMBER.csv" in err
+
+
+def test_a_folder_too_deep_is_answered_with_the_one_above(tmp_path: Path) -> None:
+    a_rig(tmp_path / "skab" / "valve1" / "0.csv", rows=20)
+    code, _, err = kizashi("evaluate", "skab", "--data", tmp_path / "skab" / "valve1", "--out", tmp_path / "out")
+    assert code == 5 and err.endswith(f"give the folder above, {tmp_path / 'skab'}\n")
+
+
+def test_one_file_has_figures_and_no_interval(tmp_path: Path) -> None:
+    a_rig(tmp_path / "data" / "valve1" / "0.csv")
+    out = kizashi("evaluate", "skab", "--data", tmp_path / "data", "--out", tmp_path / "out")[1]
+    (line,) = (line for line in out.splitlines() if "files, pooled" in line)
+    assert "[" not in line and "1 of 1" in line
+
+
+def test_another_bundle_goes_the_same_way_and_is_named(tmp_path: Path) -> None:
+    data = a_rig(tmp_path / "data" / "valve1" / "0.csv").parents[1]
+    asked = ("evaluate", "skab", "--data", data, "--out", tmp_path / "out", "--bundle")
+    code, out, _ = kizashi(*asked, "anomaly-convae")
+    assert code == 0 and "bundle: anomaly-convae 1." in out and "1 of 1" in out
+    assert "--bundle anomaly-convae" in (tmp_path / "out" / "report.html").read_text()
+    assert kizashi(*asked, "nothing")[0] == 4
+    code, _, err = kizashi(*asked, "anomaly-convae", "--protocol", "cv")
+    assert code == 5 and "anomaly-convae is scored as it is" in err
 
 
 @pytest.mark.skipif(not SKAB_DATA.exists(), reason=f"SKAB's files are not at {SKAB_DATA}")
@@ -204,16 +227,6 @@ def test_arrays_that_the_choice_looks_at_are_what_the_flow_says(tmp_path: Path) 
     score = chart(*values_of(path, csv_map), spec.mewma)
     np.testing.assert_allclose(score, flow.score[TRAIN_ROWS:], rtol=1e-5, atol=1e-6)
     assert alarms(score, spec.judge).tolist() == (flow.alarm[TRAIN_ROWS:] == 1).tolist()
-
-
-def test_alarm_goes_on_through_rows_that_are_unknown(tmp_path: Path) -> None:
-    experiment = read_experiment(a_rig(tmp_path / "valve1" / "0.csv", rows=20), load_map(Path("skab")))
-    attribution = Attribution([experiment], 1)
-    list(attribution.watch(Source((experiment.path,), load_map(Path("skab")))))
-    states = (0, 2, 2, 3, 3, 2, 0, 3, 0)
-    attribution.take([Assessment(
-        "skab/valve1/0", "0" * 16, "m", tuple(range(10, 19)), (0,) * 9, (2.0,) * 9, (1.0,) * 9, states)])
-    assert experiment.alarm[10:19].tolist() == [0, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
 def test_comparison_counts_rows_episodes_delays_and_overruns() -> None:
