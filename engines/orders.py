@@ -54,24 +54,6 @@ class Orders:
         return np.array([1.0, self.ftf, self.bsf, self.bpfo, self.bpfi], np.float32) * np.float32(rpm / 60.0)
 
 
-def unusable(orders: Orders | None, rpm: float | None) -> str | None:
-    """Return why no line can be looked for (then the answer is "unknown", and zeros go into the model), or None."""
-    if orders is None:
-        return "no geometry: the orders of the bearing's lines are not known"
-    if faults := orders.faults():
-        return "; ".join(faults)
-    if rpm is None or not np.isfinite(rpm):
-        return "no speed: rpm is neither a channel, nor in the frame, nor nominal in the birth"
-    if rpm <= 0:
-        return f"the shaft does not turn: rpm is {rpm:g}"
-    low, high = orders.bpfo * rpm / 60.0, 2 * orders.bpfi * rpm / 60.0
-    if low < SLOW_HZ:
-        return f"rpm {rpm:g} is too slow: the outer race's line, {low:.1f} Hz, is below {SLOW_HZ:g} Hz"
-    if high > FAST_HZ:
-        return f"rpm {rpm:g} is too fast: twice the inner race's line, {high:.0f} Hz, is above {FAST_HZ:g} Hz"
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """Rolling elements, their diameter over the pitch diameter, and the contact angle in degrees."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from engines.base import Array
-from engines.orders import KNOWN, Orders, unusable
+from engines.orders import KNOWN, Orders
 from engines.recipes import bearing_front, bearing_train
 from engines.recipes.bearing_front import WINDOW, Session
 from engines.recipes.bearing_head import CLASSES, Head
@@ -62,38 +62,6 @@ def simulated(seed: int, count: int = SIMULATED) -> Windows:
         lines[i] = machine.orders.lines_hz(machine.rpm * (1 + rng.uniform(-0.003, 0.003)))
     label, names = np.arange(count) % 4, np.array([f"simulated {i}" for i in range(count)])
     return Windows(samples, lines, label, names, names, np.zeros(count, np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One window of a recording and what the model says of it. answer: a class, or "unknown"; reason: why unknown."""
-
-    recording: str
-    start: int
-    answer: str
-    reason: str
-    probabilities: Array
-    line: Array
-
-
-def predict(
-    model: bytes, recordings: Sequence[Recording], orders: Orders | None, hop: int = WINDOW // 2
-) -> list[Verdict]:
-    """Return a verdict per window. Labels are not read. Without orders or speed every answer is "unknown"."""
-    session = Session(model)
-    found = []
-    for r in recordings:
-        reason = unusable(orders, r.rpm)
-        lines = np.zeros(5, np.float32) if orders is None or reason else orders.lines_hz(r.rpm)
-        starts, rows = cwru.cut(r.samples, WINDOW, hop)
-        if not len(starts):
-            raise InputError(f"{r.name}: {len(r.samples)} samples are less than a window of {WINDOW}")
-        made = session(rows, np.tile(lines, (len(rows), 1)))
-        for k, start in enumerate(starts.tolist()):
-            why = reason or ("" if made["doubt"][k] < 1 else "no class is clear")
-            answer = "unknown" if why else CLASSES[int(made["probabilities"][k].argmax())]
-            found.append(Verdict(r.name, start, answer, why, made["probabilities"][k], made["line"][k]))
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ import numpy as np
 
 from engines.base import Array
 from engines.orders import KNOWN, Geometry, Orders
-from engines.recipes import bearing_front, bearing_head, bearing_probe, bearing_train
+from engines.recipes import bearing_front, bearing_head, bearing_train
 from engines.recipes.bearing_front import RATE_HZ, WINDOW, Session
 from engines.recipes.bearing_head import CLASSES
 from engines.recipes.bearing_windows import Windows, folds
 from pipeline.plant import bearingset, bearingsim, cwru
 from pipeline.resample import ratio, resample
-from tests.bench import report, rig
+from tests.bench import bearingprobe, report, rig
 from tests.bench.report import Bar
 
 SEEDS = int(os.environ.get("SEEDS", 1 if rig.QUICK else 5))
@@ -160,10 +160,10 @@ def ablations(found: list[bearingset.Fold], rows: Windows) -> None:
     combs = np.array([name.startswith(tuple(bearing_front.COMBS)) for name in bearing_front.FEATURES])
     inputs: dict[str, Callable[[Array], tuple[Array, Array]]] = {
         "as recorded": lambda k: (plain.samples[k], rows.lines_hz[k]),
-        "lines deleted": lambda k: (bearing_probe.without_lines(plain.samples[k], rows.lines_hz[k]), rows.lines_hz[k]),
+        "lines deleted": lambda k: (bearingprobe.without_lines(plain.samples[k], rows.lines_hz[k]), rows.lines_hz[k]),
         "lines looked for 21 % off": lambda k: (plain.samples[k], wrong[k]),
         "no comb above chance (features 0)": lambda k: (plain.samples[k], rows.lines_hz[k]),
-        "phases random": lambda k: (bearing_probe.surrogate(rng, plain.samples[k]), rows.lines_hz[k]),
+        "phases random": lambda k: (bearingprobe.surrogate(rng, plain.samples[k]), rows.lines_hz[k]),
     }
     print("\n| test windows | balanced | AUROC | inner | ball | outer | normal |\n|---|---|---|---|---|---|---|")
     for name, change in inputs.items():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from engines.orders import KNOWN
-from engines.recipes import bearing_probe
 from pipeline.errors import InputError
 from pipeline.plant import bearingset, bearingsim, cwru
+from tests.bench import bearingprobe
 
 ORDERS = KNOWN["6205-2RS"]
 
@@ -94,12 +94,12 @@ def test_deleting_the_lines_deletes_the_lines() -> None:
     x = np.array([bearingsim.vibration(rng, machine, "outer", 12_000, 1.0)], np.float32)
     lines = ORDERS.lines_hz(1797.0)[None]
     extract = bearingset.extractor()
-    before, after = extract(x, lines)[0], extract(bearing_probe.without_lines(x, lines), lines)[0]
+    before, after = extract(x, lines)[0], extract(bearingprobe.without_lines(x, lines), lines)[0]
     assert before[1] > 1.5 and after[1] < 0.2 * before[1]
     # What is not a line stays: the level within 3 dB, the shape of the spectrum.
-    assert bearing_probe.without_lines(x, lines).std() == pytest.approx(x.std(), rel=0.4)
+    assert bearingprobe.without_lines(x, lines).std() == pytest.approx(x.std(), rel=0.4)
     np.testing.assert_allclose(after[-13:], before[-13:], atol=1.2)
-    phases = bearing_probe.surrogate(rng, x)
+    phases = bearingprobe.surrogate(rng, x)
     made, wanted = (np.abs(np.fft.rfft(v))[:, 1:-1] for v in (phases, x))  # the ends have no phase to change
     np.testing.assert_allclose(made, wanted, rtol=1e-2, atol=1.0)
 

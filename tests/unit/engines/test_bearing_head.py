@@ -5,14 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engines.orders import KNOWN, unusable
+from engines.orders import KNOWN
 from engines.recipes import bearing_head, bearing_train
 from engines.recipes.bearing_front import FEATURES, Session
 from engines.recipes.bearing_head import CLASSES, OUTPUTS, Head
 from engines.recipes.bearing_windows import SPAN, LeakError, Windows, check, folds, join, near_integers
-from pipeline.errors import InputError
 from pipeline.plant import bearinggolden, bearingset, bearingsim
-from pipeline.plant.cwru import Recording
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("scipy", reason="scipy (extra `train`) is not installed")
@@ -148,36 +146,6 @@ def test_without_lines_or_signal_the_answer_is_unknown(session: Session) -> None
     for value in (0.0, 3.7, -1e4):
         made = session(np.full((1, 12_000), value, np.float32), rows.lines_hz[:1])
         assert made["doubt"][0] >= 1 and all(np.isfinite(v).all() for v in made.values()), value
-
-
-def test_verdicts_read_no_labels_and_say_why_they_are_unknown(head: Head) -> None:
-    model = bearing_head.model(head)
-    x = bearingset.simulated(9, 4).samples.ravel()[:30_000]
-    told = Recording("r", x, 12_000.0, 1790.0, "inner", "inner 007", "007", "")
-    blind = replace(told, label=None, bearing=None, diameter="")
-    for a, b in zip(bearingset.predict(model, [told], ORDERS), bearingset.predict(model, [blind], ORDERS), strict=True):
-        assert (a.recording, a.start, a.answer, a.reason) == (b.recording, b.start, b.answer, b.reason)
-        np.testing.assert_array_equal(a.probabilities, b.probabilities)
-    assert [v.start for v in bearingset.predict(model, [told], ORDERS)] == [0, 6000, 12_000, 18_000]
-    shorter = replace(told, raw=x[:24_000])  # rows that come later change no verdict
-    whole = bearingset.predict(model, [told], ORDERS)
-    for a, b in zip(whole, bearingset.predict(model, [shorter], ORDERS), strict=False):  # but for the mean of the file
-        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-5)
-    for orders, rpm, word in ((None, 1790.0, "geometry"), (ORDERS, 0.0, "does not turn")):
-        for v in bearingset.predict(model, [replace(told, rpm=rpm)], orders):
-            assert v.answer == "unknown" and word in v.reason and v.probabilities.sum() == pytest.approx(1, abs=1e-5)
-    with pytest.raises(InputError, match="less than a window"):
-        bearingset.predict(model, [replace(told, raw=x[:100])], ORDERS)
-
-
-@pytest.mark.parametrize(("orders", "rpm", "word"), [
-    (None, 1797.0, "geometry"), (ORDERS, None, "no speed"), (ORDERS, float("nan"), "no speed"),
-    (ORDERS, 0.0, "does not turn"), (ORDERS, 100.0, "too slow"), (ORDERS, 12_000.0, "too fast"),
-    (replace(ORDERS, bpfi=3.0), 1797.0, "swapped"),
-])  # fmt: skip
-def test_why_a_bearing_cannot_be_judged(orders: object, rpm: float | None, word: str) -> None:
-    assert word in (unusable(orders, rpm) or "")
-    assert unusable(ORDERS, 1797.0) is None
 
 
 def test_golden_rows_are_simulated_and_many_are_near_the_limit(head: Head) -> None:
