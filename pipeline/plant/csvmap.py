@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
 from pipeline.errors import InputError
-from schemas import AssetBirth
+from schemas import AssetBirth, Component
 from schemas.birth import Dtype
 
 #: Maps that come with the distribution, by name.
@@ -50,6 +50,7 @@ class BirthRule(Struct, frozen=True, forbid_unknown_fields=True):
     rate_hz: float
     samples_per_frame: int = 1
     criticality: Literal["A", "B", "C"] = "B"
+    nominal_rpm: float | None = None
 
 
 class LongRule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +77,10 @@ class ChannelRule(Struct, frozen=True, forbid_unknown_fields=True):
     high: float | None = None
 
 
+class ComponentRule(Component, frozen=True, forbid_unknown_fields=True):
+    """A part of the asset as the births name it; `channel` is a channel's name, not its column."""
+
+
 class CsvMap(Struct, frozen=True, forbid_unknown_fields=True):
     """A whole map; see `maps/skab.toml`."""
 
@@ -83,6 +88,7 @@ class CsvMap(Struct, frozen=True, forbid_unknown_fields=True):
     asset: AssetRule
     birth: BirthRule
     channel: Annotated[tuple[ChannelRule, ...], Meta(min_length=1, max_length=32)]
+    component: tuple[ComponentRule, ...] = ()
     separator: _Letter = ","
     decimal: Literal[".", ","] = "."
     encoding: str = "utf-8"
@@ -101,6 +107,7 @@ class CsvMap(Struct, frozen=True, forbid_unknown_fields=True):
         return AssetBirth.make(
             asset=asset, start_ns=start_ns, rate_hz=self.birth.rate_hz, samples_per_frame=self.birth.samples_per_frame,
             asset_class=self.birth.asset_class, site=self.birth.site, criticality=self.birth.criticality,
+            nominal_rpm=self.birth.nominal_rpm, components=self.component,
             # As plain values: only those does msgspec check against the limits of `Channel`.
             channels=[{k: v for k, v in asdict(c).items() if k != "column"} for c in self.channel],
         )
