@@ -27,6 +27,8 @@ _DTYPES = {"f2": "<f2", "f4": "<f4", "f8": "<f8", "i4": "<i4", "i8": "<i8", "u1"
 #: file as signed bytes: a model that knows no scale can be shown such samples as well as any.
 MANY = 1 << 16
 _STORED, _MOST = "|i1", 127
+#: Rows that are the same are stored once; no file may grow to more than this many times what it stores.
+_MOST_SHARED = 16
 _Size = Annotated[int, Meta(ge=0, le=1 << 24)]
 
 
@@ -59,12 +61,16 @@ class Golden:
 
 
 class _Array(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """dtype: that the model has. stored: that the data have, where it is another; reading widens them."""
+    """dtype: that the model has. stored: that the data have, where it is another; reading widens them.
+
+    rows: which of the stored rows each row is, where several are the same: one window of samples under many lines.
+    """
 
     dtype: Literal["f2", "f4", "f8", "i4", "i8", "u1", "b1"]
     shape: Annotated[tuple[_Size, ...], Meta(min_length=1, max_length=8)]
     data: bytes
     stored: Literal["i1"] | None = None
+    rows: Annotated[tuple[_Size, ...], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
 
 
 class _Case(Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,8 +174,12 @@ def _packed(array: Array) -> _Array:
     if kind not in _DTYPES:
         raise ValueError(f"dtype {array.dtype} is none of {', '.join(_DTYPES)}")
     stored: Literal["i1"] | None = "i1" if array.size >= MANY and _small_integers(array) else None
-    data = np.ascontiguousarray(array, _STORED if stored else _DTYPES[kind]).tobytes()
-    return _Array(kind, array.shape, data, stored)  # type: ignore[arg-type]  # checked
+    data = np.ascontiguousarray(array, _STORED if stored else _DTYPES[kind])
+    once = dict[bytes, int]()
+    rows = tuple(once.setdefault(row.tobytes(), len(once)) for row in data) if array.size >= MANY else ()
+    if not 0 < 2 * len(once) <= len(rows) <= _MOST_SHARED * len(once):
+        return _Array(kind, array.shape, data.tobytes(), stored)  # type: ignore[arg-type]  # checked
+    return _Array(kind, array.shape, b"".join(once), stored, rows)  # type: ignore[arg-type]  # checked
 
 
 def _small_integers(array: Array) -> bool:
@@ -181,10 +191,16 @@ def _small_integers(array: Array) -> bool:
 
 def _array(where: str, array: _Array) -> Array:
     dtype = np.dtype(_STORED if array.stored else _DTYPES[array.dtype])
-    if prod(array.shape) * dtype.itemsize != len(array.data):
-        raise ValueError(f"{where}: {len(array.data)} bytes are not {array.stored or array.dtype}{list(array.shape)}")
-    found = np.frombuffer(array.data, dtype).reshape(array.shape)
+    shape = array.shape if array.rows is None else (max(array.rows) + 1, *array.shape[1:])
+    if prod(shape) * dtype.itemsize != len(array.data):
+        raise ValueError(f"{where}: {len(array.data)} bytes are not {array.stored or array.dtype}{list(shape)}")
+    found = np.frombuffer(array.data, dtype).reshape(shape)
+    if array.rows is not None:
+        if not len(array.rows) == array.shape[0] <= _MOST_SHARED * shape[0]:
+            raise ValueError(f"{where}: {len(array.rows)} rows of {shape[0]} stored, the shape says {array.shape[0]}; "
+                             f"at most {_MOST_SHARED} of each")
+        found = found[np.array(array.rows)]
     if array.stored:
         found = found.astype(_DTYPES[array.dtype])
-        found.flags.writeable = False
+    found.flags.writeable = False
     return found

@@ -60,6 +60,17 @@ def test_many_small_whole_numbers_lie_as_bytes_and_come_back_as_floats():
         assert not back.flags.writeable
 
 
+def test_rows_that_are_the_same_lie_once_and_no_file_grows_without_bound():
+    once = np.random.default_rng(0).integers(-127, 128, (4, MANY // 4)).astype("f4")
+    for array, width in ((np.repeat(once, 4, axis=0), 1), (np.tile(once + np.float32(0.5), (16, 1)), 4)):
+        raw = encode(Golden((GoldenCase("c", {"x": array}, {"score": np.ones(len(array))}),)))
+        assert 0 < len(raw) - width * once.size < 1000
+        back = decode(raw).cases[0].inputs["x"]
+        assert back.dtype == array.dtype and back.tobytes() == array.tobytes() and not back.flags.writeable
+    many = GoldenCase("c", {"x": np.tile(once, (17, 1))}, {"score": np.ones(68)})
+    assert len(encode(Golden((many,)))) > 17 * once.size
+
+
 def test_same_vectors_have_the_same_bytes_whatever_their_memory():
     assert encode(Golden((case(),))) == encode(Golden((case(inputs={"x": np.asfortranarray(F4)}),)))
 
@@ -77,6 +88,9 @@ def test_same_vectors_have_the_same_bytes_whatever_their_memory():
     (written(inputs={"x": {"dtype": "f4", "shape": [3, 2], "data": bytes(23)}}), "c: x: 23 bytes are not f4[3, 2]"),
     (written(inputs={"x": {"dtype": "f4", "shape": [-1], "data": b""}}), "Expected `int` >= 0"),
     (written(inputs={"x": {"dtype": "f4", "shape": [], "data": bytes(4)}}), "Expected `array` of length >= 1"),
+    (written(inputs={"x": {"dtype": "f4", "shape": [3], "data": bytes(4), "rows": [0, 0]}}), "c: x: 2 rows of 1"),
+    (written(inputs={"x": {"dtype": "f4", "shape": [17], "data": bytes(4), "rows": [0] * 17}}), "c: x: 17 rows of 1"),
+    (written(inputs={"x": {"dtype": "f4", "shape": [3], "data": bytes(4), "rows": [0, 9, 0]}}), "c: x: 4 bytes are"),
     (written(inputs={"x": {"dtype": "f4", "shape": [2], "data": bytes(8)}}), "c: rows differ: {'x': 2, 'score': 3}"),
     (written(inputs={}), "Expected `object` of length"),
 ])  # fmt: skip
