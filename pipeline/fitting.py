@@ -179,7 +179,7 @@ class Fitter:
         outputs = {name: np.array(array) for name, array in
                    _call(engines.ground.thread, lambda engine: engine.infer(inputs)).items()}
         case = GoldenCase(f"rows of {dict(shapes)}", inputs, outputs)
-        self._judge(engines.device.thread, replace(bundle, golden=Golden((case,))))
+        self._judge(engines.device.thread, replace(bundle, golden=Golden((case,))), self._supply(bundle))
 
     def refuse(self, bundle: Bundle, why: str, again_s: float | None = None) -> None:
         """Say that the device cannot serve. again_s: when it is tried again, None: not before the next start."""
@@ -188,7 +188,7 @@ class Fitter:
                           backend=self.choice.name, why=why, **again)
 
     def _judge(self, thread: EngineThread, bundle: Bundle, supply: Supply | None = None) -> None:
-        """Hold an engine against the golden vectors. supply: keeps the report. Raises Differs."""
+        """Hold an engine against the golden vectors. supply: keeps the report beside their plans. Raises Differs."""
         if bundle.golden is None:  # not from a file: made in memory, for a test
             return
         rows = min(GATE_ROWS, self._options.max_batch)

@@ -7,9 +7,11 @@ aborts the process, so `close` pops it whatever happened before.
 """
 
 import atexit
+import re
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,11 +25,13 @@ from engines.supply import CPU_SETTING
 _PORTABLE, _DEVICEMAP = 1, 2
 _BLOCKING_SYNC, _DISABLE_TIMING = 1, 2
 _NON_BLOCKING = 1
+#: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 ..." and the compiler; not on every Jetson.
+TOLD = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What the driver says of a device. cc: compute capability. driver: CUDA version of it, as 13000.
+    """What the driver says of a device. cc: compute capability. driver: CUDA version and build, as "13000 580.95.05".
 
     integrated: device and host share the memory chips (Jetson, GB10). coherent: the device reads pageable memory by the
     host's page tables (Grace). mappable: pinned memory can have an address on the device.
@@ -35,7 +39,7 @@ class DeviceInfo:
 
     name: str
     cc: tuple[int, int]
-    driver: int
+    driver: str
     memory_bytes: int
     integrated: bool
     coherent: bool
@@ -44,7 +48,7 @@ class DeviceInfo:
     @property
     def id(self) -> DeviceId:
         """Return what a plan is built for."""
-        return DeviceId(self.name, f"{self.cc[0]}.{self.cc[1]}", str(self.driver))
+        return DeviceId(self.name, f"{self.cc[0]}.{self.cc[1]}", self.driver)
 
 
 class Stream(Protocol):
@@ -171,13 +175,23 @@ def probe(index: int = 0) -> DeviceInfo:
         device = cuda.Device(index)
         attribute = cuda.device_attribute
         return DeviceInfo(
-            device.name(), device.compute_capability(), cuda.get_driver_version(), device.total_memory(),
+            device.name(), device.compute_capability(), driver_name(cuda.get_driver_version()), device.total_memory(),
             *(bool(device.get_attribute(a)) for a in (
                 attribute.INTEGRATED, attribute.PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES,
                 attribute.CAN_MAP_HOST_MEMORY)),
         )  # fmt: skip
     except cuda.Error as error:
         raise EngineError(f"no usable NVIDIA GPU: {error}; {CPU_SETTING}") from error
+
+
+def driver_name(cuda: int, told: Path = TOLD) -> str:
+    """Name the driver. Many builds have one CUDA version: the kernel module tells its own, where it does."""
+    try:
+        first = told.read_text(errors="replace").partition("\n")[0]
+    except OSError:
+        return str(cuda)
+    build = re.search(r"\d+(\.\d+)+", first)
+    return f"{cuda} {build[0]}" if build else str(cuda)
 
 
 class PyCudaDriver:

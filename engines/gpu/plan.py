@@ -67,7 +67,9 @@ class BuildSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeviceId(NamedTuple):
-    """A kind of GPU with its driver: name as the driver gives it, compute capability as "8.6", driver as "13000"."""
+    """A kind of GPU with its driver: name as the driver gives it, compute capability as "8.6", driver as
+    "13000 580.95.05".
+    """
 
     name: str
     cc: str

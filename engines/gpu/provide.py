@@ -7,7 +7,7 @@ from engines.bundle import Bundle
 from engines.gpu.build import BuildLimits, obtain
 from engines.gpu.driver import PyCudaDriver, probe
 from engines.gpu.flavour import PlanEngine, load_flavour
-from engines.gpu.plan import PRECISIONS, BuildSpec, DeviceId, EngineKey, Precision
+from engines.gpu.plan import PRECISIONS, BuildSpec, EngineKey, Precision
 from engines.gpu.session import TensorRtEngine
 from engines.gpu.store import Found, Missing, PlanStore
 from engines.supply import EngineOptions, cache_folder
@@ -32,8 +32,7 @@ class GpuSupply:
     def __init__(self, name: str, bundle: Bundle, options: EngineOptions) -> None:
         """name: "tensorrt" or "tensorrt_rtx". Raises EngineError when the package or the device is not there."""
         self.name, self._bundle, self._options = name, bundle, options
-        self._flavour, info = load_flavour(name), probe()
-        self._device = DeviceId(info.name, ".".join(map(str, info.cc)), str(info.driver))
+        self._flavour, self._device = load_flavour(name), probe().id
         self._store = PlanStore(cache_folder(options))
         self._kept: dict[str, bytes] = {}  # what the store could not keep
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from engines.gpu.driver import driver_name
 from tests.gpu import bed
 
 PROBE = """
@@ -106,3 +107,15 @@ for work in (first, second):
 counted = standin.counters
 assert (counted["device_live_bytes"], counted["pinned_live_bytes"], counted["errors"]) == (0, 0, 0), counted
 """)
+
+
+def test_builds_of_a_driver_with_one_cuda_version_have_different_plans(tmp_path):
+    told = tmp_path / "version"
+    for text, driver in [
+            ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 10:11:16 UTC 2025\nGCC 12",
+             "13000 580.95.05"),
+            ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n", "13000 540.4.0"),
+            ("nothing that names one\n", "13000")]:  # fmt: skip
+        told.write_text(text)
+        assert driver_name(13000, told) == driver
+    assert driver_name(13000, tmp_path / "absent") == "13000"

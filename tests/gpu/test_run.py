@@ -6,6 +6,7 @@ that are equal to what float32 allows.
 
 import re
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ pytestmark = pytest.mark.timeout(300)
 FRAMES = HEALTHY + EPISODE
 #: Frames are sent in bursts: only small batches are many.
 SMALL = "batch.max_size=8"
+#: The CPU's session is warm beside the device's: what this bounds is the way to the first alert that it decides.
+TAKEN_OVER_S = 5.0
 
 
 @pytest.fixture
@@ -105,6 +108,9 @@ def test_a_sticky_error_of_the_device_in_mid_stream_loses_nothing(stage: tuple[B
     assert worker.stop() == 0
     headers = check_alerts(bed)
     assert headers[-1]["kizashi_backend"] == "onnx_cpu" and headers[-1]["kizashi_degraded"] == "1"
+    after = [m.timestamp()[1] / 1e3 for m in bed.read(ALERT) if ("kizashi_degraded", b"1") in m.headers()]
+    took = min(after) - datetime.fromisoformat(lost[0]["time"]).timestamp()
+    assert took < TAKEN_OVER_S, f"the first alert of the CPU came {took:.1f} s after the device was lost"
 
 
 def test_a_new_version_takes_over_on_the_device(stage: tuple[Bed, Plant]) -> None:
