@@ -48,20 +48,6 @@ def skab(
     _run("skab", data, out, protocol, seeds, config, assignments, bundle=bundle)
 
 
-@app.command("cwru")
-def cwru(
-    data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = None,
-    bearing: Annotated[str | None, typer.Option(metavar="NAME", help="Built-in geometry, as 6205-2RS.")] = None,
-    orders: Annotated[
-        str | None, typer.Option(metavar="BPFI,BPFO,BSF,FTF", help="Geometry as orders, per turn of the shaft.")
-    ] = None,
-    config: ConfigFile = None, assignments: Assignments = None,
-) -> None:  # fmt: skip
-    """Bearing rig: the damaged part. Holds *.npz with counts, step, fs, rpm; writes pred.csv."""
-    numbers = _numbers(orders) if orders is not None else None
-    _run("cwru", data, out, protocol, seeds, config, assignments, bearing=bearing, orders=numbers)
-
-
 def _offer(name: str, text: str) -> None:
     @app.command(name, help=text)
     def command(
@@ -78,6 +64,20 @@ for _name, _text in {
     "battery": "Li-ion cells: capacity and end of life. Holds B*_discharge.csv or .csv.gz.",
 }.items():
     _offer(_name, _text)
+
+
+@app.command("cwru")
+def cwru(
+    data: Data, out: Out, protocol: ProtocolOption = Protocol.shipped, seeds: Seeds = None,
+    bearing: Annotated[str | None, typer.Option(metavar="NAME", help="Built-in geometry, as 6205-2RS.")] = None,
+    orders: Annotated[
+        str | None, typer.Option(metavar="BPFI,BPFO,BSF,FTF", help="Geometry as orders, per turn of the shaft.")
+    ] = None,
+    config: ConfigFile = None, assignments: Assignments = None,
+) -> None:  # fmt: skip
+    """Bearing rig: the damaged part. Holds *.npz with counts, step, fs, rpm; writes pred.csv."""
+    numbers = _numbers(orders) if orders is not None else None
+    _run("cwru", data, out, protocol, seeds, config, assignments, bearing=bearing, orders=numbers)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
