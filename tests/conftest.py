@@ -1,5 +1,7 @@
 """Fixtures that talk to a broker: Apache Kafka once per session, librdkafka's own broker once per test."""
 
+import asyncio
+import inspect
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +23,23 @@ settings.load_profile("steady")
 
 #: What must not be skipped here, e.g. KIZASHI_REQUIRE=kafka: its absence is then a failure.
 REQUIRED = set(os.environ.get("KIZASHI_REQUIRE", "").replace(",", " ").split())
+#: Below the limit of any test: a coroutine that hangs shows where.
+_COROUTINE_S = 40
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine; it is ended from within, because Faust's tasks outlive an interrupted loop."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+
+    async def bounded() -> None:
+        async with asyncio.timeout(_COROUTINE_S):
+            names = inspect.signature(pyfuncitem.obj).parameters
+            await pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+
+    asyncio.run(bounded())
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -108,99 +108,81 @@ def test_a_broker_that_is_away_is_retryable() -> None:
             asyncio.run(call)  # type: ignore[arg-type]
 
 
-def test_follower_hands_over_the_past_then_what_comes(cfg: BrokerConfig, make_topics: MakeTopics) -> None:
+async def test_follower_hands_over_the_past_then_what_comes(cfg: BrokerConfig, make_topics: MakeTopics) -> None:
     topic = make_topics("births", 4, cleanup_policy="compact")
+    await _send(cfg, topic, (b"a", b"1"), (b"b", b"2"), partition=0)
+    await _send(cfg, topic, (b"c", b"3"), partition=3)
+    got: dict[bytes | None, bytes | None] = {}
+    news = asyncio.Event()
 
-    async def main() -> None:
-        await _send(cfg, topic, (b"a", b"1"), (b"b", b"2"), partition=0)
-        await _send(cfg, topic, (b"c", b"3"), partition=3)
-        got: dict[bytes | None, bytes | None] = {}
-        news = asyncio.Event()
+    def take(key: bytes | None, value: bytes | None) -> None:
+        got[key] = value
+        news.set()
 
-        def take(key: bytes | None, value: bytes | None) -> None:
-            got[key] = value
-            news.set()
-
-        async with Follower(cfg, topic, take) as follower:
-            await follower.caught_up()
-            assert got == {b"a": b"1", b"b": b"2", b"c": b"3"}
-            await _send(cfg, topic, (b"a", None), partition=0)
-            async with asyncio.timeout(10):
-                while got[b"a"] is not None:
-                    news.clear()
-                    await news.wait()
-
-    asyncio.run(main())
+    async with Follower(cfg, topic, take) as follower:
+        await follower.caught_up()
+        assert got == {b"a": b"1", b"b": b"2", b"c": b"3"}
+        await _send(cfg, topic, (b"a", None), partition=0)
+        async with asyncio.timeout(10):
+            while got[b"a"] is not None:
+                news.clear()
+                await news.wait()
 
 
-def test_follower_neither_skips_nor_repeats_when_the_broker_is_killed(own_kafka: KafkaBroker) -> None:
+async def test_follower_neither_skips_nor_repeats_when_the_broker_is_killed(own_kafka: KafkaBroker) -> None:
     cfg = BrokerConfig(own_kafka.address)
+    await create_topics(cfg, [NewTopic("births", 1)])
+    got: list[bytes | None] = []
+    news = asyncio.Event()
 
-    async def main() -> None:
-        await create_topics(cfg, [NewTopic("births", 1)])
-        got: list[bytes | None] = []
-        news = asyncio.Event()
+    def take(key: bytes | None, value: bytes | None) -> None:
+        got.append(value)
+        news.set()
 
-        def take(key: bytes | None, value: bytes | None) -> None:
-            got.append(value)
-            news.set()
-
-        async with Follower(cfg, "births", take) as follower:
-            await _send(cfg, "births", (b"k", b"1"))
-            await follower.caught_up()
-            own_kafka.kill()
-            await asyncio.to_thread(own_kafka.start)
-            await _send(cfg, "births", (b"k", b"2"))
-            async with asyncio.timeout(20):
-                while len(got) < 2:
-                    news.clear()
-                    await news.wait()
-        assert got == [b"1", b"2"]
-
-    asyncio.run(main())
+    async with Follower(cfg, "births", take) as follower:
+        await _send(cfg, "births", (b"k", b"1"))
+        await follower.caught_up()
+        own_kafka.kill()
+        await asyncio.to_thread(own_kafka.start)
+        await _send(cfg, "births", (b"k", b"2"))
+        async with asyncio.timeout(20):
+            while len(got) < 2:
+                news.clear()
+                await news.wait()
+    assert got == [b"1", b"2"]
 
 
-def test_follower_ends_with_the_callbacks_error(cfg: BrokerConfig, make_topics: MakeTopics) -> None:
+async def test_follower_ends_with_the_callbacks_error(cfg: BrokerConfig, make_topics: MakeTopics) -> None:
     topic = make_topics("births", 1)
 
     def refuse(key: bytes | None, value: bytes | None) -> None:
         raise ValueError("not a birth")
-
-    async def main() -> None:
-        await _send(cfg, topic, (b"k", b"v"))
-        async with Follower(cfg, topic, refuse) as follower:
-            with pytest.raises(ValueError, match="not a birth"):
-                await follower.failed()
-
-    asyncio.run(main())
+    await _send(cfg, topic, (b"k", b"v"))
+    async with Follower(cfg, topic, refuse) as follower:
+        with pytest.raises(ValueError, match="not a birth"):
+            await follower.failed()
 
 
-def test_follower_says_so_when_its_topic_is_missing(cfg: BrokerConfig) -> None:
-    async def main() -> None:
-        async with Follower(cfg, "nowhere", lambda key, value: None) as follower:
-            with pytest.raises(BrokerError, match="nowhere.*kizashi topics apply"):
-                await follower.caught_up()
-
-    asyncio.run(main())
+async def test_follower_says_so_when_its_topic_is_missing(cfg: BrokerConfig) -> None:
+    async with Follower(cfg, "nowhere", lambda key, value: None) as follower:
+        with pytest.raises(BrokerError, match="nowhere.*kizashi topics apply"):
+            await follower.caught_up()
 
 
-def test_topics_are_created_once_described_and_deleted(cfg: BrokerConfig, names: list[str]) -> None:
-    async def main() -> None:
-        names.append("kz-made")
-        new = NewTopic("kz-made", 3, settings={"cleanup.policy": "compact", "segment.bytes": "67108864"})
-        assert await partition_count(cfg, "kz-made") is None
-        assert await create_topics(cfg, [new]) == ["kz-made"]
-        assert await create_topics(cfg, [new]) == []
-        assert await partition_count(cfg, "kz-made") == 3
-        info = await describe_topics(cfg, ["kz-made", "nowhere"])
-        assert info["nowhere"] is None
-        made = info["kz-made"]
-        assert made is not None and (made.partitions, made.replication) == (3, 1)
-        assert made.settings["cleanup.policy"] == "compact" and made.settings["segment.bytes"] == "67108864"
-        assert await delete_topics(cfg, ["kz-made", "nowhere"]) == ["kz-made"]
-        assert await partition_count(cfg, "kz-made") is None
-
-    asyncio.run(main())
+async def test_topics_are_created_once_described_and_deleted(cfg: BrokerConfig, names: list[str]) -> None:
+    names.append("kz-made")
+    new = NewTopic("kz-made", 3, settings={"cleanup.policy": "compact", "segment.bytes": "67108864"})
+    assert await partition_count(cfg, "kz-made") is None
+    assert await create_topics(cfg, [new]) == ["kz-made"]
+    assert await create_topics(cfg, [new]) == []
+    assert await partition_count(cfg, "kz-made") == 3
+    info = await describe_topics(cfg, ["kz-made", "nowhere"])
+    assert info["nowhere"] is None
+    made = info["kz-made"]
+    assert made is not None and (made.partitions, made.replication) == (3, 1)
+    assert made.settings["cleanup.policy"] == "compact" and made.settings["segment.bytes"] == "67108864"
+    assert await delete_topics(cfg, ["kz-made", "nowhere"]) == ["kz-made"]
+    assert await partition_count(cfg, "kz-made") is None
 
 
 def test_create_topics_gives_the_brokers_reason_when_it_refuses(cfg: BrokerConfig) -> None:
@@ -248,19 +230,15 @@ def test_topic_administration_is_unsupported_on_librdkafkas_mock(mock_broker: st
     assert asyncio.run(partition_count(cfg, "t")) is None
 
 
-def test_mock_broker_serves_producer_reader_and_follower(mock_broker: str) -> None:
+async def test_mock_broker_serves_producer_reader_and_follower(mock_broker: str) -> None:
     cfg = BrokerConfig(mock_broker)
-
-    async def main() -> None:
-        got: dict[bytes | None, bytes | None] = {}
-        await _send(cfg, "t", (b"k", b"v"))
-        assert await read_compacted(cfg, "t", 0) == {b"k": b"v"}
-        assert await read_compacted(cfg, "never-written", 0) == {}
-        async with Follower(cfg, "t", got.__setitem__) as follower:
-            await follower.caught_up()
-        assert got == {b"k": b"v"}
-
-    asyncio.run(main())
+    got: dict[bytes | None, bytes | None] = {}
+    await _send(cfg, "t", (b"k", b"v"))
+    assert await read_compacted(cfg, "t", 0) == {b"k": b"v"}
+    assert await read_compacted(cfg, "never-written", 0) == {}
+    async with Follower(cfg, "t", got.__setitem__) as follower:
+        await follower.caught_up()
+    assert got == {b"k": b"v"}
 
 
 def test_tls_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

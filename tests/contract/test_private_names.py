@@ -158,20 +158,17 @@ def test_topics_without_acks_stay_out_of_fausts_books() -> None:
     assert "channel.acks" in inspect.getsource(_find("faust.transport.conductor:Conductor._update_indices"))
 
 
-def test_a_running_consumer_has_the_attributes_that_we_use(mock_broker: str) -> None:
-    async def main() -> None:
-        async with running(mock_broker, "frames") as worker:
-            consumer = worker.consumer
-            assert type(consumer) is BatchConsumer
-            for path, names in ATTRIBUTES.items():
-                found = consumer
-                for step in filter(None, path.split(".")):
-                    found = getattr(found, step)
-                assert [name for name in names if not hasattr(found, name)] == [], path
-            assert consumer._thread._consumer._fetch_max_wait_ms == consumer.transport.options.fetch_max_wait_ms
-            assert consumer._thread._consumer._fetch_min_bytes == consumer.transport.options.fetch_min_bytes
-
-    asyncio.run(main())
+async def test_a_running_consumer_has_the_attributes_that_we_use(mock_broker: str) -> None:
+    async with running(mock_broker, "frames") as worker:
+        consumer = worker.consumer
+        assert type(consumer) is BatchConsumer
+        for path, names in ATTRIBUTES.items():
+            found = consumer
+            for step in filter(None, path.split(".")):
+                found = getattr(found, step)
+            assert [name for name in names if not hasattr(found, name)] == [], path
+        assert consumer._thread._consumer._fetch_max_wait_ms == consumer.transport.options.fetch_max_wait_ms
+        assert consumer._thread._consumer._fetch_min_bytes == consumer.transport.options.fetch_min_bytes
 
 
 def _pure_faust() -> Path:

@@ -10,23 +10,19 @@ import pytest
 from pipeline.aside import aside
 
 
-def test_a_result_and_an_error_come_back_and_the_loop_goes_on_meanwhile() -> None:
+async def test_a_result_and_an_error_come_back_and_the_loop_goes_on_meanwhile() -> None:
     go = threading.Event()
 
     def slow(x: int, *, y: int) -> int:
         assert go.wait(10)
         return x + y
-
-    async def main() -> None:
-        task = asyncio.create_task(aside(slow, 1, y=2))
-        await asyncio.sleep(0.01)
-        assert not task.done()
-        go.set()
-        assert await task == 3
-        with pytest.raises(ZeroDivisionError):
-            await aside(lambda: 1 // 0)
-
-    asyncio.run(main())
+    task = asyncio.create_task(aside(slow, 1, y=2))
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    go.set()
+    assert await task == 3
+    with pytest.raises(ZeroDivisionError):
+        await aside(lambda: 1 // 0)
 
 
 def test_a_process_ends_although_something_hangs_aside() -> None:

@@ -172,20 +172,17 @@ def test_a_stopped_producers_cancelled_sends_are_not_acknowledged() -> None:
     run(test)
 
 
-def test_write_sends_only_what_failed_again() -> None:
-    async def main() -> None:
-        broker, retries = Broker(), list[BaseException]()
-        task = asyncio.ensure_future(publish.write(  # type: ignore[arg-type]
-            broker, "state", 3, [(b"a", b"1"), (b"b", b"2")], retries.append))
-        await settle()
-        broker.sent[0][2].set_result(None)
-        broker.sent[1][2].set_exception(KafkaTimeoutError())
-        await settle()
-        assert [key for _, key, _ in broker.sent] == [b"a", b"b", b"b"] and len(retries) == 1
-        broker.sent[2][2].set_result(None)
-        await task
-
-    asyncio.run(main())
+async def test_write_sends_only_what_failed_again() -> None:
+    broker, retries = Broker(), list[BaseException]()
+    task = asyncio.ensure_future(publish.write(  # type: ignore[arg-type]
+        broker, "state", 3, [(b"a", b"1"), (b"b", b"2")], retries.append))
+    await settle()
+    broker.sent[0][2].set_result(None)
+    broker.sent[1][2].set_exception(KafkaTimeoutError())
+    await settle()
+    assert [key for _, key, _ in broker.sent] == [b"a", b"b", b"b"] and len(retries) == 1
+    broker.sent[2][2].set_result(None)
+    await task
 
 
 def test_headers_say_stale_by_the_workers_clock_while_the_value_stays_the_same() -> None:
