@@ -60,10 +60,11 @@ class Recording:
         return resample(x - x.mean(), share.numerator, share.denominator).astype(np.float32)
 
 
-def read(folder: Path, labels: bool = True, skipped: list[str] | None = None) -> list[Recording]:
+def read(folder: Path, labels: bool = True, skipped: dict[str, str] | None = None) -> list[Recording]:
     """Return all recordings of `folder` by name; InputError names what cannot be read. labels=False: never look.
 
-    skipped: gets why a file is no recording; without it the first such file raises.
+    skipped: gets why a file is no recording, by its name without .npz, and why index.csv tells no labels; without it
+    the first such file raises.
     """
     paths = sorted(folder.glob("*.npz"))
     if not paths:
@@ -71,8 +72,12 @@ def read(folder: Path, labels: bool = True, skipped: list[str] | None = None) ->
     index = folder / "index.csv"
     known: dict[str, dict[str, str]] = {}
     if labels and index.is_file():
-        with index.open(newline="", encoding="utf-8-sig") as lines:
-            known = {row["file"].removesuffix(".npz"): row for row in csv.DictReader(lines)}
+        try:
+            known = _labels(index)
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped[index.name] = str(error)
     found, assets = list[Recording](), dict[str, Path]()
     for path in paths:
         try:
@@ -84,17 +89,28 @@ def read(folder: Path, labels: bool = True, skipped: list[str] | None = None) ->
         except InputError as error:
             if skipped is None:
                 raise
-            skipped.append(str(error))
+            skipped[path.stem] = str(error)
     if not found:
-        raise InputError(f"{folder} holds no recording: {(skipped or [''])[0]}")
+        raise InputError(f"{folder} holds no recording: {next(iter((skipped or {}).values()), '')}")
     return found
+
+
+def _labels(index: Path) -> dict[str, dict[str, str]]:
+    """Return what index.csv says, by the recording's name."""
+    with index.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.DictReader(lines))
+    if lost := {"file", "fault"} - (rows[0] if rows else {}).keys():
+        raise InputError(f"{index} tells no labels: it has no column {', '.join(sorted(lost))}")
+    return {(row["file"] or "").removesuffix(".npz"): row for row in rows}
 
 
 def _one(path: Path, row: dict[str, str] | None) -> Recording:
     try:
         file_bytes = path.read_bytes()
         with np.load(path, allow_pickle=False) as file:
-            counts = np.asarray(file["counts"]).reshape(-1)
+            counts = np.squeeze(np.asarray(file["counts"]))
+            if counts.ndim != 1:
+                raise ValueError(f"counts is {list(counts.shape)}; one channel is wanted, of more make one file each")
             x = counts.astype(np.float64) * float(file["step"])
             rate, rpm = float(file["fs"]), float(file["rpm"]) if "rpm" in file else 0.0
     except (KeyError, ValueError, TypeError, OSError, BadZipFile) as error:
@@ -103,16 +119,17 @@ def _one(path: Path, row: dict[str, str] | None) -> Recording:
         raise InputError(f"{path} has {rate:g} samples/s; 12000 or more can be used")
     label, bearing, diameter = None, None, ""
     if row is not None:
-        fault = row["fault"].strip().upper()
+        fault = (row["fault"] or "").strip().upper()
         label = _LABELS.get("OR" if fault.startswith("OR") else fault)
         if label is None:
             raise InputError(f"{path.name}: index.csv says fault {row['fault']!r}; known are N, IR, B, OR*")
         mil = row.get("diameter_mil", "")
         diameter = f"{float(mil):03.0f}" if mil not in ("", "nan") else ""
         bearing = f"{label} {diameter}".strip()
+    exact = "<f8" if counts.dtype.kind == "f" else "<i8"
     return Recording(
         path.stem, x.astype(np.float32), rate, rpm if np.isfinite(rpm) else 0.0, label, bearing, diameter,
-        sha256(file_bytes).hexdigest(), sha256(counts.astype("<i8").tobytes()).hexdigest(),
+        sha256(file_bytes).hexdigest(), sha256(counts.astype(exact).tobytes()).hexdigest(),
     )  # fmt: skip
 
 

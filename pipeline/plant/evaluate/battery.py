@@ -83,7 +83,7 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
     given.read(data, files)
     told = (_fitted_on_others if cv else _as_shipped)(cells, patient(settings), options)
     how = "each cell by a bundle fitted on the others" if cv else f"bundle {BUNDLE} as shipped"
-    report = Report("Batteries", f"kizashi evaluate battery --data {data} --out {out} --protocol {options.protocol}")
+    report = Report("Batteries", f"kizashi evaluate battery --data {data} --out OUT --protocol {options.protocol}")
     for t in told:
         report.files += _write(t, out)
     seen = {t.cell.name for t in told if t.cell.path.name in given.left_out()}

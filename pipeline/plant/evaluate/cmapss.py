@@ -94,7 +94,7 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
     subsets = cmapss.subsets_in(data)
     if not subsets:
         raise InputError(f"{data}: holds no test_FD00k.txt or .txt.gz (k from 1 to 4)")
-    report = Report("C-MAPSS: remaining life of a turbofan fleet", f"kizashi evaluate cmapss --data {data} --out {out}"
+    report = Report("C-MAPSS: remaining life of a turbofan fleet", f"kizashi evaluate cmapss --data {data} --out OUT"
                     + (f" --protocol cv --seeds {options.seeds}" if options.protocol == "cv" else ""))
     settings = routed(settings, cmapss.ASSET_CLASS, BUNDLE)
     bundle = bundle_of(settings, cmapss.ASSET_CLASS, BUNDLE)

@@ -34,7 +34,8 @@ _ANCHORS = (("raw network, random windows (leaky)", 1.00, None), ("raw network, 
 _NOTE = ("balanced: mean recall of normal, inner, ball, outer; where the answer was \"unknown\" the largest "
          "probability counts. 95 % interval over bearings, drawn within their class. Brier: squared error of the four "
          "probabilities, summed (uniform: 0.75); ECE: expected calibration error of the largest, 10 bins; over all "
-         "windows")
+         "windows. A recording was trained on where file or counts are those of the bundle's card; a part of one, "
+         "or one at another rate, is not recognised")
 
 
 def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> Report:
@@ -45,10 +46,10 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
     """
     bearing, orders = geometry(options)
     settings = routed(settings, cwru.ASSET_CLASS, BUNDLE)
-    skipped = list[str]()
-    recordings = cwru.read(data, labels=False, skipped=skipped)
-    report = Report("CWRU bearings", f"kizashi evaluate cwru --data {data} --out {out}" + _flags(options))
-    report.summary += [f"left out: {why}" for why in skipped]
+    lost = dict[str, str]()
+    recordings = cwru.read(data, labels=False, skipped=lost)
+    report = Report("CWRU bearings", f"kizashi evaluate cwru --data {data} --out OUT" + _flags(options))
+    report.summary += [f"left out: {why}" for why in lost.values()]
     report.facts.append(("geometry", f"orders {orders}" if orders else f"bearing {bearing}, {KNOWN[bearing]}"))
     if options.protocol == "cv":
         from pipeline.plant.evaluate.cwrucv import cross_validated
@@ -66,13 +67,27 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
             yield r
 
     rows = judge(settings, recordings, cwru.frames(watched(), bearing, orders), refused.append)
-    report.files.append(write(out, rows))
+    heard = {row.recording for row in rows}
+    lost |= {r.name: _windowless(r, refused) for r in recordings if r.name not in heard}
+    silent = (Judged(name, 0, 0.0, 0, why, (0.25,) * 4, (0.0,) * 4) for name, why in lost.items())
+    report.files.append(write(out, [*rows, *silent]))
     report.facts += [("seeds", "none: nothing is drawn"), *(
         (f"{r.name}.npz", r.sha256[:SHOWN] + (", trained on: left out of the headline" if r.name in seen else ""))
         for r in recordings)]
     report.summary += sorted(set(refused))
-    describe(report, rows, truths(cwru.read(data, skipped=[])), seen)
+    unlabelled = dict[str, str]()
+    truth = truths(cwru.read(data, skipped=unlabelled))
+    report.summary += [why for name, why in unlabelled.items() if name not in lost]
+    describe(report, rows, truth, seen, lost)
     return report
+
+
+def _windowless(recording: Recording, refused: Sequence[str]) -> str:
+    """Say why a recording has no window."""
+    seconds = len(recording.raw) / recording.rate_hz
+    if seconds < 1.0:
+        return f"it has {seconds:.2f} s, a window takes a second"
+    return "; ".join(sorted(set(refused))) or "no window of it was judged"
 
 
 def geometry(options: Options) -> tuple[str, Orders | None]:
@@ -152,8 +167,11 @@ def truths(recordings: Sequence[Recording]) -> dict[str, Truth]:
     return {r.name: Truth(r.label, r.bearing) for r in recordings if r.label is not None and r.bearing is not None}
 
 
-def describe(report: Report, rows: Sequence[Judged], truth: Mapping[str, Truth], seen: set[str]) -> None:
-    """Add tables and pictures. seen: recordings that the bundle was trained on, no part of the headline."""
+def describe(report: Report, rows: Sequence[Judged], truth: Mapping[str, Truth], seen: set[str],
+             lost: Mapping[str, str]) -> None:
+    """Add tables and pictures. seen: recordings that the bundle was trained on, no part of the headline. lost: why a
+    file has no window; it has a line in pred.csv all the same, and no part of any figure.
+    """
     fresh = Compared([r for r in rows if r.recording not in seen], truth)
     known = Compared([r for r in rows if r.recording in seen], truth)
     table = Table("CWRU, four classes", _COLUMNS, note=_NOTE, digits=3)
@@ -161,11 +179,12 @@ def describe(report: Report, rows: Sequence[Judged], truth: Mapping[str, Truth],
         headline(table, "recordings that the bundle has not seen", fresh)
         report.summary.append(f"balanced accuracy {fresh.balanced_interval().text(3)}, false alarms "
                               f"{100 * fresh.false_alarms():.1f} %, AUROC {fresh.auroc():.3f}")
-    elif truth:
-        report.summary.append("the bundle was trained on every recording with a label here: no headline. "
+    elif known.rows:
+        report.summary.append("the bundle was trained on every recording with a window and a label here: no headline. "
                               "--protocol cv trains without each bearing and scores that one")
     else:
-        report.summary.append("no labels: predictions were written, nothing could be scored")
+        report.summary.append(("no window of a recording with a label" if truth else "no labels")
+                              + ": predictions were written, nothing could be scored")
     if known.rows:
         headline(table, "recordings that the bundle was trained on", known, "left out")
     if truth:
@@ -175,7 +194,7 @@ def describe(report: Report, rows: Sequence[Judged], truth: Mapping[str, Truth],
         if compared.rows:
             report.sections.append(Section(name.capitalize(), tables=[per_bearing(name, compared)], pictures=[
                 svg.confusion(f"Windows of {name}", (*LABELS, "unknown"), square(compared.confusion()))]))
-    report.sections.append(Section("Recordings", tables=[per_recording(rows, truth, seen)]))
+    report.sections.append(Section("Recordings", tables=[per_recording(rows, truth, seen, lost)]))
 
 
 def headline(table: Table, name: str, compared: Compared, kind: Kind = "ours") -> None:
@@ -212,7 +231,8 @@ def per_bearing(name: str, compared: Compared) -> Table:
     return table
 
 
-def per_recording(rows: Sequence[Judged], truth: Mapping[str, Truth], seen: set[str]) -> Table:
+def per_recording(rows: Sequence[Judged], truth: Mapping[str, Truth], seen: set[str],
+                  lost: Mapping[str, str]) -> Table:
     """Return the table of recordings: vote, alarm, and the line that was found in the window of the largest score."""
     table = Table("Per recording", ("recording", "true", "most windows say", "windows", "unknown %", "alarm", "line",
                                     "most often unknown because"), digits=0, private=True)  # fmt: skip
@@ -226,6 +246,9 @@ def per_recording(rows: Sequence[Judged], truth: Mapping[str, Truth], seen: set[
         table.add(name, truth[name].label if name in truth else None, vote, len(mine), 100 * len(why) / len(mine),
                   "yes" if any(r.state == 2 for r in mine) else "no", line if vote != "normal" else None,
                   max(set(why), key=why.count) if why else None, kind="left out" if name in seen else "ours")
+    for name, reason in lost.items():
+        label = truth[name].label if name in truth else None
+        table.add(name, label, None, 0, None, "no", None, reason, kind="left out")
     return table
 
 

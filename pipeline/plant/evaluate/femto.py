@@ -82,7 +82,7 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
             told.take(a)
         lives.append(Life(path.stem, rms, told))
         options.progress((k + 1) / len(paths), path.stem)
-    report = Report("FEMTO", f"kizashi evaluate femto --data {data} --out {out}")
+    report = Report("FEMTO", f"kizashi evaluate femto --data {data} --out OUT")
     for life in lives:
         report.files.append(out / f"pred_{life.name}.csv")
         _write(life, report.files[-1])

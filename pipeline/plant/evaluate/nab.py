@@ -86,7 +86,7 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
     given, judged = Given(), []
     given.read(data, paths)
     settings = routed(patient(settings), nab.ASSET_CLASS, BUNDLE)
-    report = Report("NAB", f"kizashi evaluate nab --data {data} --out {out}")
+    report = Report("NAB", f"kizashi evaluate nab --data {data} --out OUT")
     for k, path in enumerate(paths):
         found = nab.read(path)
         one = Judged(found, Watched(len(found.value)))

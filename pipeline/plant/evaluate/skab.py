@@ -42,7 +42,7 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
     Figures are given where the files carry labels; nothing else is. Protocol "cv" chooses smoothing, tail and
     delays on all folders but one and scores that one. Raises InputError.
     """
-    csv_map, report = load_map(Path("skab")), Report("SKAB", f"kizashi evaluate skab --data {data} --out {out}")
+    csv_map, report = load_map(Path("skab")), Report("SKAB", f"kizashi evaluate skab --data {data} --out OUT")
     if options.bundle is not None:
         settings = settings.model_copy(update={"routes": (Route(bundle=options.bundle),)})
         report.command += f" --bundle {options.bundle}"

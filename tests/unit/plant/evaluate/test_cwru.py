@@ -113,11 +113,34 @@ def test_what_is_no_recording_is_left_out_and_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "table.npz", x=np.zeros(3))
     (tmp_path / "torn.npz").write_bytes(b"PK")
     (tmp_path / "notes.txt").write_text("not ours")
+    rigs.recording(tmp_path, "short", "N", seconds=0.75)
+    np.savez(tmp_path / "both.npz", counts=np.ones((2, 24_000), "i2"), step=1e-3, fs=12_000, rpm=1797)
     rows, lines = run(tmp_path, tmp_path / "out")
-    assert [r["recording"] for r in rows] == ["good one", "good one"]
+    assert [r["recording"] for r in rows[:2]] == ["good one", "good one"]
+    rest = {r["recording"]: r for r in rows[2:]}  # whoever reads the file finds every name in it
+    assert rest.keys() == {"good@one", "slow", "table", "torn", "short", "both"} and len(rows) == 8
+    assert {(r["pred"], r["start"], r["prob_N"], r["prob_OR"]) for r in rest.values()} == {("U", "0", "0.25", "0.25")}
+    assert rest["short"]["unknown"] == "it has 0.75 s, a window takes a second"
+    assert "counts is [2, 24000]; one channel is wanted" in rest["both"]["unknown"]
     said = " ".join(line for line in lines if line.startswith("left out: "))
     assert "slow.npz has 8000 samples/s" in said and "table.npz is no recording" in said and "torn.npz" in said
     assert "good@one.npz and good one.npz would be one asset" in said
+
+
+def test_an_index_without_labels_and_a_recording_too_fast_for_the_bundle_are_told(tmp_path: Path) -> None:
+    rigs.recording(tmp_path, "fast", "IR", rate=64_000)
+    (tmp_path / "index.csv").write_text("file,load\nfast.npz,0\n")
+    rows, lines = run(tmp_path, tmp_path / "out")
+    (row,) = rows
+    assert row["pred"] == "U" and "64000 samples/s, bearing-order is made for 12000 to 51200" in row["unknown"]
+    assert any("index.csv tells no labels: it has no column fault" in line for line in lines)
+    assert any("no labels: predictions were written" in line for line in lines)
+
+
+def test_recordings_of_small_floats_are_told_apart(tmp_path: Path) -> None:
+    for k in range(2):
+        np.savez(tmp_path / f"r{k}.npz", counts=np.full(24_000, 0.1 * k), step=1.0, fs=12_000, rpm=1797)
+    assert len({r.content for r in cwru.read(tmp_path)}) == 2
 
 
 def test_another_bearing_is_named_or_described(tmp_path: Path) -> None:
