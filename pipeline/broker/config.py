@@ -34,7 +34,6 @@ class BrokerConfig:
     ssl_ca: Path | None = None
     ssl_cert: Path | None = None
     ssl_key: Path | None = None
-    ssl_key_password: str | None = field(default=None, repr=False)
     sasl_mechanism: str | None = None  # PLAIN | SCRAM-SHA-256 | SCRAM-SHA-512
     sasl_username: str | None = None
     sasl_password: str | None = field(default=None, repr=False)
@@ -50,7 +49,7 @@ class BrokerConfig:
             context = ssl.create_default_context(cafile=self.ssl_ca)
             if self.ssl_cert is not None:
                 step = f"certificate {self.ssl_cert} with key {self.ssl_key}"
-                context.load_cert_chain(self.ssl_cert, self.ssl_key, self.ssl_key_password)
+                context.load_cert_chain(self.ssl_cert, self.ssl_key)
         except (OSError, ssl.SSLError) as exc:
             raise ConfigError(f"broker TLS: cannot load {step}: {exc}. PEM files are needed.") from exc
         return context

@@ -36,24 +36,29 @@ def import_() -> None:
     """
 
 
-@app.command("csv")
-def csv_(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="CSV, plain or .gz, in the order of time.")],
+@app.command("parquet", help="Turn Parquet files (.parquet or .pq) into births and frames, by the same maps; "
+             'pip install "kizashi[parquet]".')
+@app.command("csv", help="Turn CSV files, plain or .gz, into births and frames.")
+def tables(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="In the order of time.")],
     csv_map: Map, to: To, historical: Historical = False, config: ConfigFile = None, broker: Broker = None,
     assignments: Assignments = None,
 ) -> None:  # fmt: skip
-    """Turn CSV files into births and frames."""
-    _tables(files, csv_map, to, historical, config, broker, assignments)
+    """Turn tables into births and frames."""
+    from pipeline.errors import InputError
+    from pipeline.plant.csvhistory import CsvHistory, is_table
+    from pipeline.plant.csvmap import load_map
 
-
-@app.command()
-def parquet(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Parquet, in the order of time.")],
-    csv_map: Map, to: To, historical: Historical = False, config: ConfigFile = None, broker: Broker = None,
-    assignments: Assignments = None,
-) -> None:  # fmt: skip
-    """Turn Parquet files (.parquet or .pq) into births and frames, by the same maps; pip install "kizashi[parquet]"."""
-    _tables(files, csv_map, to, historical, config, broker, assignments)
+    for path in files:
+        if not is_table(path):
+            raise InputError(f"{path}: is no table by its name; .csv, .csv.gz, .parquet and .pq are")
+    with progress_bar(files) as progress:
+        history = CsvHistory(load_map(csv_map), historical=historical, progress=progress)
+        where = _deliver(history.read(files), to, config, broker, assignments)
+    r = history.report
+    print(f"{r.files} files, {r.rows} rows -> {r.assets} births and {r.frames} frames in {where}")
+    for note in r.notes():
+        print(note)
 
 
 @app.command()
@@ -69,26 +74,6 @@ def dataset(
     seen = _Seen(messages(name, data), historical)
     where = _deliver(seen, to, config, broker, assignments)
     print(f"{name}: {seen.births} births and {seen.frames} frames in {where}")
-
-
-def _tables(
-    files: list[Path], csv_map: Path, to: str, historical: bool, config: Path | None, broker: str | None,
-    assignments: list[str] | None,
-) -> None:  # fmt: skip
-    from pipeline.errors import InputError
-    from pipeline.plant.csvhistory import CsvHistory, is_table
-    from pipeline.plant.csvmap import load_map
-
-    for path in files:
-        if not is_table(path):
-            raise InputError(f"{path}: is no table by its name; .csv, .csv.gz, .parquet and .pq are")
-    with progress_bar(files) as progress:
-        history = CsvHistory(load_map(csv_map), historical=historical, progress=progress)
-        where = _deliver(history.read(files), to, config, broker, assignments)
-    r = history.report
-    print(f"{r.files} files, {r.rows} rows -> {r.assets} births and {r.frames} frames in {where}")
-    for note in r.notes():
-        print(note)
 
 
 class _Seen:

@@ -20,16 +20,20 @@ def _group() -> None:
     """Show alerts, assessments, dead letters or assets as lines; reads without a group, so nobody is disturbed."""
 
 
-@app.command()
-def alerts(
-    config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
-    from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
-) -> None:
-    """Alerts: raised, updated, cleared; with score, threshold and why."""
-    from pipeline.ops.readable import alert_line
-    from schemas.topics import ALERT
+def _offer(name: str, topic: str, line: str, text: str) -> None:
+    @app.command(name, help=text)
+    def command(
+        config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
+        from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
+    ) -> None:
+        from pipeline.ops import readable
+        from schemas import topics
 
-    _tail(ALERT.name, alert_line, (config, broker, assignments), from_beginning, most, follow)
+        _tail(getattr(topics, topic).name, getattr(readable, line), (config, broker, assignments), from_beginning, most,
+              follow)
+
+
+_offer("alerts", "ALERT", "alert_line", "Alerts: raised, updated, cleared; with score, threshold and why.")
 
 
 @app.command()
@@ -47,28 +51,8 @@ def assessments(
     _tail(ASSESSMENT.name, line, (config, broker, assignments), from_beginning, most, follow, asset)
 
 
-@app.command()
-def deadletters(
-    config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
-    from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
-) -> None:
-    """Dead letters: where from, the reason and what to do."""
-    from pipeline.ops.readable import deadletter_line
-    from schemas.topics import DEADLETTER
-
-    _tail(DEADLETTER.name, deadletter_line, (config, broker, assignments), from_beginning, most, follow)
-
-
-@app.command()
-def assets(
-    config: ConfigFile = None, broker: Broker = None, assignments: Assignments = None,
-    from_beginning: FromBeginning = False, most: Most = None, follow: Follow = True,
-) -> None:
-    """Births of assets: class, site, rate, channels with their units; and retirements."""
-    from pipeline.ops.readable import asset_line
-    from schemas.topics import ASSET
-
-    _tail(ASSET.name, asset_line, (config, broker, assignments), from_beginning, most, follow)
+_offer("deadletters", "DEADLETTER", "deadletter_line", "Dead letters: where from, the reason and what to do.")
+_offer("assets", "ASSET", "asset_line", "Births of assets: class, site, rate, channels with their units; retirements.")
 
 
 def _tail(

@@ -6,7 +6,6 @@ restart mends a stuck worker, and only makes a broker's absence worse.
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from aiokafka import AIOKafkaClient
@@ -40,17 +39,16 @@ async def answers(cfg: BrokerConfig, timeout_s: float = _TIMEOUT_S) -> bool:
 class BrokerWatch:
     """Tells health and log when the broker goes and when it is back."""
 
-    def __init__(self, cfg: BrokerConfig, health: Health, events: Events, every_s: float = EVERY_S,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self._cfg, self._health, self._events, self._every_s, self._clock = cfg, health, events, every_s, clock
+    def __init__(self, cfg: BrokerConfig, health: Health, events: Events) -> None:
+        self._cfg, self._health, self._events = cfg, health, events
         self._misses = 0
         self._lost_at: float | None = None
 
     async def run(self) -> None:
         """Ask until cancelled; a task for the worker's life."""
         while True:
-            await asyncio.sleep(self._every_s)
-            self.heard(await answers(self._cfg), self._clock())
+            await asyncio.sleep(EVERY_S)
+            self.heard(await answers(self._cfg), time.monotonic())
 
     def heard(self, answered: bool, now: float) -> None:
         """Take the answer to one question."""

@@ -48,10 +48,10 @@ def bearing(seed: int, snapshots: int, healthy: int | None = None) -> Worn:
     return Worn(out, since)
 
 
-def bearing_messages(name: str, snapshots: Array, every_s: float = 10.0) -> Iterator[AssetBirth | TelemetryFrame]:
+def bearing_messages(name: str, snapshots: Array) -> Iterator[AssetBirth | TelemetryFrame]:
     """Yield birth and frames of snapshots (n, 2560), or (n, channels, 2560)."""
     x = snapshots[:, None] if snapshots.ndim == 2 else snapshots
-    yield from _messages(name, x, RATE_HZ, "vibration-snapshots", "m/s2", every_s)
+    yield from _messages(name, x, RATE_HZ, "vibration-snapshots", "m/s2", 10.0)
 
 
 def slow(seed: int, days: int, memory_h: float = 12.0, daily: float = 0.5) -> Array:
@@ -63,10 +63,10 @@ def slow(seed: int, days: int, memory_h: float = 12.0, daily: float = 0.5) -> Ar
     return np.asarray(x + 0.2 * rng.standard_normal(n))
 
 
-def slow_messages(name: str, values: Array, step_s: float = STEP_S) -> Iterator[AssetBirth | TelemetryFrame]:
+def slow_messages(name: str, values: Array) -> Iterator[AssetBirth | TelemetryFrame]:
     """Yield birth and frames of values (n,), or (n, channels), a sample a frame."""
     x = values[:, None] if values.ndim == 1 else values
-    yield from _messages(name, x[:, :, None], 1.0 / step_s, "slow-process", "Cel", step_s)
+    yield from _messages(name, x[:, :, None], 1.0 / STEP_S, "slow-process", "Cel", STEP_S)
 
 
 def _messages(name: str, x: Array, rate_hz: float, asset_class: str, unit: str,

@@ -36,30 +36,21 @@ class Ignored:
     bad_births: list[str] = field(default_factory=list)
 
 
-def csv_records(
-    history: CsvHistory, files: Iterable[Path], telemetry: str = TELEMETRY.name, asset: str = ASSET.name
-) -> Iterator[Record]:
-    """Yield CSV history as records, see `message_records`."""
-    return message_records(history.read(files), telemetry, asset)
-
-
-def message_records(
-    messages: Iterable[AssetBirth | TelemetryFrame | MachineEvent], telemetry: str = TELEMETRY.name,
-    asset: str = ASSET.name,
-) -> Iterator[Record]:
+def message_records(messages: Iterable[AssetBirth | TelemetryFrame | MachineEvent]) -> Iterator[Record]:
     """Yield births, frames and events as records of partition 0, each stamped with the time of its last sample.
 
     So time passes as it did at the plant: an asset whose frames end falls silent while those of others go on.
     """
-    offsets, births = {telemetry: 0, asset: 0}, dict[str, AssetBirth]()
+    offsets, births = {TELEMETRY.name: 0, ASSET.name: 0}, dict[str, AssetBirth]()
     for message in messages:
         if isinstance(message, AssetBirth):
             births[message.asset] = message
-            topic, key, end_ns = asset, message.key, message.start_ns
+            topic, key, end_ns = ASSET.name, message.key, message.start_ns
         elif isinstance(message, MachineEvent):
-            topic, key, end_ns = telemetry, message.asset.encode(), message.t_ns
+            topic, key, end_ns = TELEMETRY.name, message.asset.encode(), message.t_ns
         else:
-            topic, key, end_ns = telemetry, message.asset.encode(), end_of_frame_ns(births[message.asset], message)
+            topic, key = TELEMETRY.name, message.asset.encode()
+            end_ns = end_of_frame_ns(births[message.asset], message)
         yield Record(topic, 0, offsets[topic], -(-end_ns // 10**6), key, encode(message))
         offsets[topic] += 1
 
@@ -94,7 +85,7 @@ class Source:
         history = None if self.csv_map is None else CsvHistory(self.csv_map, progress=self.progress)
         for tables, files in _runs(self.files):
             if tables and history is not None:
-                yield from csv_records(history, files)
+                yield from message_records(history.read(files))
             else:
                 for path in files:
                     yield from read_capture(path)

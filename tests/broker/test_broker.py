@@ -247,4 +247,4 @@ def test_tls_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_passwords_do_not_show() -> None:
-    assert "hunter2" not in repr(BrokerConfig("h:1", sasl_password="hunter2", ssl_key_password="hunter2"))
+    assert "hunter2" not in repr(BrokerConfig("h:1", sasl_password="hunter2"))

@@ -111,4 +111,4 @@ def _describe(report: Report, scored: list[Compared]) -> None:
     recall = [[float((s.said == s.label)[s.bearing == b].mean()) for s in scored] for b in bearings]
     report.sections.append(Section("Over the seeds", pictures=[svg.bars(
         "Windows named right, mean over the seeds and range", bearings, [float(np.mean(r)) for r in recall],
-        low=[min(r) for r in recall], high=[max(r) for r in recall])]))
+        [min(r) for r in recall], [max(r) for r in recall])]))

@@ -23,11 +23,10 @@ _TICKS = 6
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line: name for the legend, heights (n,) over the picture's x. stepped: holds until the next point."""
+    """A line: name for the legend, heights (n,) over the picture's x."""
 
     name: str
     y: Numbers
-    stepped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,33 +133,28 @@ def fan(
     return _figure(title, "".join(body), keys, HEIGHT)
 
 
-def scatter(
-    title: str, x: Numbers, y: Numbers, low: Numbers | None = None, high: Numbers | None = None, *,
-    x_label: str = "truth", y_label: str = "forecast",
-) -> str:  # fmt: skip
+def scatter(title: str, x: Numbers, y: Numbers, low: Numbers, high: Numbers) -> str:
     """Draw points with their intervals and the diagonal on which a point is right."""
     at, told = np.asarray(x, float), np.asarray(y, float)
-    top = float(np.nanmax(np.concatenate([at, told, np.asarray(high if high is not None else [0.0], float), [1e-9]])))
+    top = float(np.nanmax(np.concatenate([at, told, np.asarray(high, float), [1e-9]])))
     frame = _Frame(0.0, top, 0.0, top * 1.02, 420, 420)
-    body = [frame.axes(x_label, y_label),
+    body = [frame.axes("truth", "forecast"),
             f'<path class="limit" d="M{frame.x(0):.1f} {frame.y(0):.1f}L{frame.x(top):.1f} {frame.y(top):.1f}"/>']
-    if low is not None and high is not None:
-        for a, b, c in zip(frame.x(at), frame.y(low), frame.y(high), strict=True):
-            body.append(f'<path class="whisker" d="M{a:.1f} {b:.1f}V{c:.1f}"/>')
+    body += [f'<path class="whisker" d="M{a:.1f} {b:.1f}V{c:.1f}"/>'
+             for a, b, c in zip(frame.x(at), frame.y(low), frame.y(high), strict=True)]
     body += [f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="2.2"/>'
              for a, b in zip(frame.x(at), frame.y(told), strict=True) if np.isfinite(a + b)]
-    keys = [("dot", "one unit"), ("limit", "right")] + [("whisker", "80 % interval")] * (low is not None)
+    keys = [("dot", "one unit"), ("limit", "right"), ("whisker", "80 % interval")]
     return _figure(title, "".join(body), keys, 420, 420)
 
 
-def confusion(title: str, labels: Sequence[str], counts: NDArray[np.int64], *, row: str = "true",
-              column: str = "said") -> str:  # fmt: skip
+def confusion(title: str, labels: Sequence[str], counts: NDArray[np.int64]) -> str:
     """Draw a confusion matrix: counts (true, said) with the share of the row, the shade is that share."""
     n, size, left, top = len(labels), 76, 118, 40
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    body = [f'<text class="label" x="{left + n * size / 2:.0f}" y="14" text-anchor="middle">{escape(column)}</text>',
+    body = [f'<text class="label" x="{left + n * size / 2:.0f}" y="14" text-anchor="middle">said</text>',
             f'<text class="label" text-anchor="middle" transform="translate(12 {top + n * size / 2:.0f}) rotate(-90)">'
-            f"{escape(row)}</text>"]
+            "true</text>"]
     for i, name in enumerate(labels):
         body.append(f'<text class="tick" x="{left + (i + 0.5) * size:.0f}" y="32" text-anchor="middle">{escape(name)}'
                     f'</text><text class="tick" x="{left - 8}" y="{top + (i + 0.5) * size + 4:.0f}" text-anchor="end">'
@@ -178,15 +172,11 @@ def confusion(title: str, labels: Sequence[str], counts: NDArray[np.int64], *, r
     return _figure(title, "".join(body), [], top + n * size + 6, left + n * size + 6)
 
 
-def bars(
-    title: str, names: Sequence[str], values: Numbers, *, low: Numbers | None = None, high: Numbers | None = None,
-    limits: Sequence[tuple[str, float]] = (), unit: str = "",
-) -> str:  # fmt: skip
-    """Draw one horizontal bar a name, with its interval where given; limits: upright lines, bars to be reached."""
+def bars(title: str, names: Sequence[str], values: Numbers, low: Numbers, high: Numbers) -> str:
+    """Draw one horizontal bar a name, with its interval."""
     told = np.asarray(values, float)
-    ends = np.concatenate([told, [v for _, v in limits], np.asarray(high if high is not None else [0.0], float), [0.0]])
     left, gap, width = 12 + 7 * max((len(n) for n in names), default=0), 22, WIDTH
-    top = float(np.nanmax(ends)) or 1.0
+    top = float(np.nanmax(np.concatenate([told, np.asarray(high, float), [0.0]]))) or 1.0
     span = width - left - 70
 
     def at(value: float) -> float:
@@ -200,14 +190,12 @@ def bars(
             body.append(f'<rect class="bar" x="{left}" y="{y + 2}" width="{at(told[k]) - left:.1f}" '
                         f'height="{gap - 8}"/>'
                         f'<text class="tick" x="{width - 64}" y="{y + 12}">{told[k]:.4g}</text>')
-        if low is not None and high is not None and np.isfinite(low[k]) and np.isfinite(high[k]):
+        if np.isfinite(low[k]) and np.isfinite(high[k]):
             body.append(f'<path class="whisker" d="M{at(low[k]):.1f} {y + gap / 2 - 2:.1f}H{at(high[k]):.1f}"/>')
     foot = 8 + gap * len(names)
-    body += [f'<path class="limit" d="M{at(v):.1f} 4V{foot}"/>' for _, v in limits]
     for value in ticks(0.0, top):
         body.append(f'<text class="tick" x="{at(value):.1f}" y="{foot + 14}" text-anchor="middle">{value:g}</text>')
-    keys = [("bar", unit or "value")] + [("whisker", "95 % interval")] * (low is not None)
-    return _figure(title, "".join(body), keys + [("limit", name) for name, _ in limits], height)
+    return _figure(title, "".join(body), [("bar", "value"), ("whisker", "95 % interval")], height)
 
 
 def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -233,8 +221,6 @@ def _path(frame: _Frame, x: F64, curve: Curve) -> str:
     y, parts = np.asarray(curve.y, float), []
     for start, stop in runs(np.isfinite(y)):
         px, py = _thin(frame.x(x[start:stop]), frame.y(y[start:stop]))
-        if curve.stepped:
-            px, py = np.repeat(px, 2)[1:], np.repeat(py, 2)[:-1]
         parts.append("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(px, py, strict=True)))
     return "".join(parts)
 

@@ -11,7 +11,7 @@ from pipeline.plant.capture import CaptureWriter, Record
 from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import load_map
 from pipeline.plant.simulator import Plant
-from pipeline.plant.source import POLL_RECORDS, Retired, Source, csv_records
+from pipeline.plant.source import POLL_RECORDS, Retired, Source, message_records
 from schemas import AssetBirth
 from schemas.codec import decode_frame, encode
 
@@ -117,7 +117,7 @@ def test_source_gives_csv_frames_the_time_of_their_last_sample(tmp_path: Path) -
 def test_source_is_the_same_for_csv_and_for_the_capture_made_from_it(tmp_path: Path) -> None:
     files = (a_skab_file(tmp_path / "other" / "3.csv", 30), a_skab_file(tmp_path / "other" / "4.csv", 20, minute=5))
     csv_map = load_map(Path("skab"))
-    path = a_capture(tmp_path / "x.capture", list(csv_records(CsvHistory(csv_map), files)))
+    path = a_capture(tmp_path / "x.capture", list(message_records(CsvHistory(csv_map).read(files))))
 
     def content(source: Source) -> list[object]:
         return [(i.offsets.tolist(), i.timestamps_ms.tolist(), values(i)) if isinstance(i, Poll) else i for i in source]

@@ -53,7 +53,7 @@ def test_a_spike_in_a_million_points_is_drawn():
 
 @pytest.mark.parametrize("x", [[], [3.0]])
 def test_a_picture_of_next_to_nothing_is_a_picture(x):
-    for drawn in (svg.series("t", x, [svg.Curve("y", x)]), svg.fan("t", x, x, x, x), svg.bars("t", [], [])):
+    for drawn in (svg.series("t", x, [svg.Curve("y", x)]), svg.fan("t", x, x, x, x), svg.bars("t", [], [], [], [])):
         assert "NaN" not in drawn and "nan" not in drawn
         parsed(drawn)
 
@@ -63,7 +63,7 @@ def test_confusion_scatter_and_bars_show_their_numbers():
     drawn = svg.confusion("t", ["normal", "inner"], counts)
     assert {"90 %", "10 %", "0 %", "9", "1"} <= {e.text for e in parsed(drawn).iter() if e.text}
     assert len(paths(svg.scatter("t", [1, 2], [1, 3], [0, 2], [2, 4]), "whisker")) == 2
-    drawn = svg.bars("t", ["a", "b"], [1.0, np.nan], low=[0.5, np.nan], high=[1.5, np.nan], limits=[("bar", 1.2)])
+    drawn = svg.bars("t", ["a", "b"], [1.0, np.nan], [0.5, np.nan], [1.5, np.nan])
     assert len(paths(drawn, "whisker")) == 1 and len(paths(drawn, "bar")) == 1
 
 
