@@ -5,6 +5,7 @@ only then what they say. Each file is read once and handed on as bytes: what was
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -224,6 +225,10 @@ def _is_one(path: Path) -> bool:
 
 
 def _candidate(path: Path, shipped: bool) -> Candidate:
+    shown = Path(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    if shown != path:  # neither the log nor a JSON document could name it
+        return Candidate(shown, shown.name.removesuffix(".zip"), "", _mark(path, b""), shipped,
+                         "its file name is not UTF-8; rename it")
     try:
         raw = read_manifest(path)
         manifest = manifests.decode_manifest(raw)
@@ -239,5 +244,6 @@ def _mark(path: Path, manifest: bytes) -> str:
     with suppress(OSError):  # what vanishes meanwhile gives another mark next time
         for file in sorted(path.iterdir()) if path.is_dir() else (path,):
             status = file.stat()
-            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
+            digest.update(os.fsencode(file.name))
+            digest.update(f" {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
     return digest.hexdigest()

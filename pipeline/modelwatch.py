@@ -110,9 +110,10 @@ class ModelWatch:
         """Return what the folder offers, None if it cannot be read just now."""
         try:
             found = await aside(self._models.offers)
-        except (OSError, ModelError) as error:
+        except Exception as error:  # whatever lies there, the last good one goes on
             if not self._unreadable:
-                self._events.emit("swap_refused", bundle="", version="", why=f"the folder cannot be read: {error}")
+                self._events.emit("swap_refused", bundle="", version="",
+                                  why=f"the folder cannot be read: {_said(error)}")
             self._unreadable = True
             return None
         self._unreadable = False
@@ -123,9 +124,7 @@ class ModelWatch:
         try:
             prepared = await aside(self._models.prepare, candidate)
         except Exception as error:  # whatever a new version does, the last good one goes on
-            known = isinstance(error, (BundleError, EngineError, EngineLost, ModelError))
-            self._refuse(candidate, old, str(error) if known else f"{type(error).__name__}: {error}",
-                         passing=isinstance(error, (Unready, EngineLost)))
+            self._refuse(candidate, old, _said(error), passing=isinstance(error, (Unready, EngineLost)))
             return
         swapped, changes = False, _changes(old, prepared.bundle, self._layouts(old.spec.name))
         heirs = Succession(prepared.bundle, prepared) if changes else None
@@ -224,6 +223,11 @@ class _Refusal:
     def holds(self, mark: str, now: float) -> bool:
         """Say whether a candidate of this mark is still refused. now: seconds, steady."""
         return mark == self.mark and (self.again_at is None or now < self.again_at)
+
+
+def _said(error: Exception) -> str:
+    known = isinstance(error, (BundleError, EngineError, EngineLost, ModelError))
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _changes(old: Bundle, new: Bundle, served: Iterable[tuple[int, int]]) -> bool:

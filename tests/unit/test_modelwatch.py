@@ -44,7 +44,7 @@ class Bed:
 
     # -- Models
     def offers(self) -> dict[str, Any]:
-        if self.fault is not None and isinstance(self.fault, OSError):
+        if isinstance(self.fault, (OSError, RuntimeError)):
             raise self.fault
         return dict(self.folder)
 
@@ -256,8 +256,9 @@ def test_a_version_that_would_not_fit_the_assets_is_refused_and_given_back(bed: 
     assert bed.log == ["prepare 2.0.0", "discard"] and "'other'" in bed.events[0][1]["why"]
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_looked_at_again(bed: Bed) -> None:
-    bed.fault = PermissionError("denied")
+@pytest.mark.parametrize("fault", [PermissionError("denied"), RuntimeError("denied")])
+def test_a_folder_that_cannot_be_read_is_told_and_looked_at_again(bed: Bed, fault: Exception) -> None:
+    bed.fault = fault
     asyncio.run(look(watch(bed)))
     assert bed.events[0][0] == "swap_refused" and "denied" in bed.events[0][1]["why"]
 

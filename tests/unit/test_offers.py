@@ -1,5 +1,6 @@
 """What the models folder offers is tried out before it may take over, and refused with everything that is wrong."""
 
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -146,3 +148,18 @@ def test_what_has_no_manifest_to_read_is_told_once(bed: Bed) -> None:
     bed.offers.offers()
     (event,) = [fields for name, fields in bed.events if name == "swap_refused"]
     assert event["bundle"] == "half" and "half.zip" in event["why"]
+
+
+def test_a_file_name_that_is_no_text_is_told_and_the_others_are_offered(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    Path(os.fsdecode(bytes(folder) + b"/\xff.zip")).write_bytes(b"PK")
+    bed = Bed(tmp_path)
+    candidate = bed.offer("1.1.0")
+    (candidate.path / os.fsdecode(b"\xfe")).write_bytes(b"")
+    assert bed.offers.offers()["made"].version == "1.1.0"
+    (event,) = [fields for name, fields in bed.events if name == "swap_refused"]
+    assert event["bundle"] == "\\xff" and "its file name is not UTF-8; rename it" in event["why"]
+    assert b"xff.zip" in msgspec.json.encode(event)
+    with pytest.raises(BundleError, match=r"udcfe.* is not of a bundle"):
+        bed.prepare(bed.offers.offers()["made"])
