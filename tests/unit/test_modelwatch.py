@@ -105,6 +105,13 @@ async def look(watcher: ModelWatch) -> None:
     watcher._trying.clear()
 
 
+async def heirs(bed: Bed) -> None:
+    """Wait until heirs follow: what is fed before teaches them nothing."""
+    async with asyncio.timeout(30):
+        while not bed.rig.flow.successions:
+            await asyncio.sleep(0)
+
+
 def watch(bed: Bed, **options: Any) -> ModelWatch:
     return ModelWatch(bed, bed.rig.flow, bed, bed, poll_s=0.0, **options)  # type: ignore[arg-type]
 
@@ -132,8 +139,9 @@ def test_a_new_version_with_another_state_serves_when_the_assets_are_warm(bed: B
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
+        await heirs(bed)
         for seq in range(6, 16):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0)
             assert "install" not in bed.log
             bed.feed(seq, seq + 1)
         await asyncio.wait_for(task, 10)
@@ -163,8 +171,9 @@ def test_a_version_with_a_baseline_serves_when_heirs_have_learnt_it_and_never_on
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
+        await heirs(bed)
         for seq in range(60, 101):
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
             assert "install" not in bed.log
             feed(seq, seq + 1)
         await asyncio.wait_for(task, 10)
@@ -187,7 +196,7 @@ def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) ->
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
-        await asyncio.sleep(0.02)
+        await heirs(bed)
         bed.offer(old, "m1")
         await asyncio.wait_for(task, 10)
 
@@ -240,6 +249,7 @@ def test_a_swap_that_waits_for_a_standing_alert_says_so_once_as_a_warning(bed: B
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed, clock=lambda: now[0], stuck_s=100.0)))
+        await heirs(bed)
         for now[0] in (99.0, 101.0, 300.0):
             await asyncio.sleep(0.02)
         task.cancel()
@@ -268,7 +278,7 @@ def test_a_folder_that_is_away_for_a_while_does_not_end_a_swap_that_warms_up(bed
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
-        await asyncio.sleep(0.02)
+        await heirs(bed)
         bed.fault = PermissionError("denied")
         for seq in range(6, 16):
             await asyncio.sleep(0.01)
@@ -285,7 +295,7 @@ def test_a_swap_that_changes_state_waits_while_the_worker_owns_nothing_or_lets_g
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
-        await asyncio.sleep(0.02)
+        await heirs(bed)
         bed.rig.flow.drop(0)  # a rebalance takes the partition and brings it back
         await asyncio.sleep(0.05)
         assert "install" not in bed.log
@@ -307,7 +317,7 @@ def test_what_is_new_for_one_bundle_does_not_wait_for_another_that_warms_up(bed:
     async def main() -> None:
         watcher = watch(bed)
         (first,) = await watcher.look()
-        await asyncio.sleep(0.02)
+        await heirs(bed)
         assert await watcher.look() == [] and not first.done()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
