@@ -1,23 +1,26 @@
 """Shipped bundles on this machine's GPU by its TensorRT: parity, graphs, latency per size, rate end to end."""
 
-import queue
 import time
 
 import numpy as np
 import pytest
 
-from engines import Bundle, EngineError, open_engine
-from engines.base import Array
+from engines import EngineError, load_bundle, open_engine
 from engines.gpu.driver import PyCudaDriver
 from engines.gpu.session import TensorRtEngine
 from engines.measure import measure, sample_rows
 from engines.parity import compare
+from engines.trust import TrustPolicy
 from pipeline.cli.modelsbench import table
 from pipeline.enginethread import EngineThread
 from pipeline.parity import decide
+from tests.bench.models import HOP, NO_LIMIT, SAMPLES, save_bundle
+from tests.gpu.framesflow import FramesFlow, polls
 from tests.gpu.plans import planner, session
 
 ROWS = 256
+#: 512 frames of each asset of W1: a second or so of work.
+FRAMES = 102_400
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16"])
@@ -74,47 +77,26 @@ def test_rate_with_one_to_four_slots(bundle, tensorrt, say, depth):
         assert engine.depth == row.depth == depth
 
 
-def test_rate_through_the_engine_thread_against_the_engines_own(bundle, tensorrt, say):
-    """What the worker adds: rows gathered by one thread, batches on another, results copied and handed back."""
+def test_frames_end_to_end_against_the_engines_own_rate(tensorrt, say, tmp_path):
+    """What the worker adds to workload W1: decoding, rings, batches gathered beside the engine, results judged."""
+    bundle = load_bundle(save_bundle(tmp_path, "onnx", NO_LIMIT["onnx"]), TrustPolicy(allow_unsigned=True))
     with session(bundle, name=tensorrt) as engine:
         (alone,) = measure(engine, bundle, time.perf_counter, (ROWS,), rounds=300)
-    rate = _through_thread(bundle, tensorrt, 600)
-    share = rate / alone.rows_per_s
-    say(f"{bundle.spec.name}: {rate:,.0f} rows/s end to end, the engine's own {alone.rows_per_s:,.0f}: {share:.0%}")
-    assert share > 0.5
-
-
-def _through_thread(bundle: Bundle, name: str, batches: int) -> float:
     plan_for = planner(bundle)
-    thread = EngineThread(lambda: TensorRtEngine(bundle, plan_for, PyCudaDriver(), name=name), ROWS)
+    thread = EngineThread(lambda: TensorRtEngine(bundle, plan_for, PyCudaDriver(), name=tensorrt), ROWS)
     thread.start(60)
     try:
-        source = sample_rows(thread.engine.inputs, bundle, 2 * ROWS)
-        shapes = {key: array.shape[1:] for key, array in source.items()}
-        free: queue.SimpleQueue[dict[str, Array]] = queue.SimpleQueue()
-        failed: list[BaseException] = []
-        for _ in range(8):
-            free.put(thread.call(lambda engine: engine.staging(shapes, ROWS)).arrays)
+        flow = FramesFlow(bundle, thread, ROWS)
+        flow.run(polls(FRAMES))
+        sent = list(polls(FRAMES, FRAMES))
         start = time.perf_counter()
-        for i in range(batches):
-            arrays = free.get(timeout=20)
-            index = (np.arange(ROWS) + i) % (2 * ROWS)
-            for key, array in source.items():
-                np.take(array, index, axis=0, out=arrays[key], mode="clip")
-
-            def done(outcome, arrays=arrays) -> None:
-                if isinstance(outcome, BaseException):
-                    failed.append(outcome)
-                free.put(arrays)
-
-            thread.submit(arrays, done)
-        for _ in range(8):
-            free.get(timeout=20)
+        rows = flow.run(sent)
         took = time.perf_counter() - start
-        assert not failed, failed[0]
     finally:
         assert thread.close(20)
-    return ROWS * batches / took
+    say(f"W1: {FRAMES / took:,.0f} frames/s and {rows / took:,.0f} rows/s end to end, the engine's own "
+        f"{alone.rows_per_s:,.0f} rows/s")
+    assert rows == FRAMES * SAMPLES // HOP  # every frame brings half a window
 
 
 def test_row_shape_of_another_model_is_refused_and_the_engine_goes_on(bundle, tensorrt):

@@ -6,11 +6,16 @@ import threading
 import numpy as np
 import pytest
 
-from engines import EngineError, TensorSpec
-from engines.gpu.session import Lending
+from engines import EngineError, TensorSpec, load_bundle
+from engines.gpu.driver import PyCudaDriver
+from engines.gpu.session import Lending, TensorRtEngine
+from engines.trust import TrustPolicy
+from pipeline.enginethread import EngineThread
+from tests.bench.models import HOP, NO_LIMIT, SAMPLES, save_bundle
 from tests.gpu.device.doubleplan import copy_bundle
+from tests.gpu.framesflow import FramesFlow, polls
 from tests.gpu.inside.conftest import chart_rows, copied, staged
-from tests.gpu.plans import session
+from tests.gpu.plans import planner, session
 
 
 def test_session_names_itself_its_inputs_and_its_outputs_in_single_precision(engine, model):
@@ -182,6 +187,23 @@ def test_nothing_is_allocated_and_no_row_is_copied_once_a_layout_is_known(engine
     copies = {"discrete": (True, True), "integrated": (False, False), "coherent": (True, False)}[engine.path]
     assert (counted["h2d"] > 0, counted["d2h"] > 0) == copies
     assert standin.overruns() == 0
+
+
+def test_frames_through_the_flow_take_one_copy_and_no_allocation(standin, tmp_path):
+    """Decoder -> ring -> the engine's own arrays: writing a window there is the one host copy that its rows take."""
+    bundle = load_bundle(save_bundle(tmp_path, "null", NO_LIMIT["null"]), TrustPolicy(allow_unsigned=True))
+    plan_for = planner(bundle)
+    thread = EngineThread(lambda: TensorRtEngine(bundle, plan_for, PyCudaDriver()), 256)
+    thread.start(60)
+    try:
+        flow, sent = FramesFlow(bundle, thread), 200 * 64
+        flow.run(polls(sent))
+        standin.reset()
+        assert flow.run(polls(sent, sent)) == sent * SAMPLES // HOP
+        assert standin.allocations == thread.engine.copied_rows == 0
+        assert standin.counters["pageable"] == standin.counters["bad_access"] == 0
+    finally:
+        assert thread.close(20)
 
 
 def test_rows_elsewhere_take_one_copy_and_are_counted(engine, rows, standin):
