@@ -5,7 +5,9 @@ again. MESSAGES says what each must decode to. For a new message or a new field 
 `python -m tests.golden`: it writes the files that are missing and touches no other.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -25,7 +27,14 @@ from schemas import (
     RowAnswers,
     TelemetryFrame,
     Window,
+    codec,
 )
+
+DECODERS: dict[type[Struct], Callable[[bytes], Any]] = {
+    TelemetryFrame: codec.decode_frame, AssetBirth: codec.decode_birth, Alert: codec.decode_alert,
+    Assessment: codec.decode_assessment, Calibration: codec.decode_calibration, DeadLetter: codec.decode_deadletter,
+    MachineEvent: codec.decode_event,
+}
 
 FOLDER = Path(__file__).parent
 
@@ -109,14 +118,17 @@ MESSAGES: dict[str, Struct] = {
 }
 
 
+def today(message: Any) -> bytes:
+    """Return the bytes that today's encoder writes."""
+    return codec.encode_alert(message) if isinstance(message, Alert) else codec.encode(message)
+
+
 def write_missing() -> list[str]:
     """Write the golden files that do not exist yet; return their names."""
-    from schemas.codec import encode, encode_alert
-
     written = []
     for name, message in MESSAGES.items():
         path = FOLDER / name
         if not path.exists():
-            path.write_bytes(encode_alert(message) if isinstance(message, Alert) else encode(message))
+            path.write_bytes(today(message))
             written.append(name)
     return written

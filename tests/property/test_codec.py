@@ -30,10 +30,7 @@ from schemas import (
 from schemas.codec import (
     DECODE_ERRORS,
     decode_alert,
-    decode_assessment,
     decode_birth,
-    decode_calibration,
-    decode_deadletter,
     decode_event,
     decode_frame,
     encode,
@@ -41,12 +38,8 @@ from schemas.codec import (
     fault,
     is_event,
 )
-from tests.golden import FOLDER, MESSAGES
+from tests.golden import DECODERS, FOLDER, MESSAGES
 
-DECODERS = {
-    TelemetryFrame: decode_frame, AssetBirth: decode_birth, Alert: decode_alert, Assessment: decode_assessment,
-    Calibration: decode_calibration, DeadLetter: decode_deadletter, MachineEvent: decode_event,
-}
 MSGPACK = [kind for kind in DECODERS if kind is not Alert]
 
 # Bytes a person's mistake or an attacker's hand would put there: type tags of every family, ends of ranges, JSON's.

@@ -1,25 +1,23 @@
 """Replay: the worker's flow over files, the same bytes every time."""
 
 import csv
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from pipeline.cli.main import main
 from pipeline.columns import Effects
 from pipeline.errors import ModelError
 from pipeline.ops.settings import Route, Settings
-from pipeline.plant.capture import CaptureWriter, Record
+from pipeline.plant.capture import Record
 from pipeline.plant.faults import Fault
 from pipeline.plant.replay import Replay
 from pipeline.plant.simulator import Plant
 from pipeline.plant.source import Source
 from schemas import MachineEvent
 from schemas.codec import encode
+from tests.plant import a_capture, kizashi, records_of
 
 SKAB_DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "skab"
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,37 +26,11 @@ FAULTS = (
     Fault(kind="leak", asset="line1/pump-04", onset_s=55.0, ramp_s=4.0, magnitude=8.0),
 )
 PLANT = Plant(seed=11, assets=4, start_ns=1_700_000_000 * 10**9, faults=FAULTS)
-SKAB_COLUMNS = (
-    "Accelerometer1RMS;Accelerometer2RMS;Current;Pressure;Temperature;Thermocouple;Voltage;Volume Flow RateRMS"
-)
-
-
-def records(rounds: int) -> list[Record]:
-    out = [Record("kizashi.asset.v1", 0, i, 0, b.key, encode(b)) for i, b in enumerate(PLANT.births)]
-    for frames in PLANT.rounds(count=rounds):
-        for frame in frames:
-            stamp = frame.t0_ns // 10**6 + 100
-            out.append(Record("kizashi.telemetry.v1", 0, len(out), stamp, frame.asset.encode(), encode(frame)))
-    return out
-
-
-def a_capture(path: Path, content: list[Record]) -> Path:
-    with CaptureWriter(path) as capture:
-        for r in content:
-            capture.write(r)
-    return path
 
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return a_capture(tmp_path_factory.mktemp("replay") / "plant.capture", records(800))
-
-
-def kizashi(*args: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(a) for a in args])
-    return code, out.getvalue(), err.getvalue()
+    return a_capture(tmp_path_factory.mktemp("replay") / "plant.capture", records_of(PLANT, 800))
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -108,7 +80,7 @@ def test_replay_judges_what_it_can_of_a_damaged_capture_and_ends_as_bad_input(ca
 
 
 def test_replay_dead_letters_what_a_worker_would_and_keeps_the_law(tmp_path: Path) -> None:
-    good = records(210)
+    good = records_of(PLANT, 210)
     at = len(good) - 40
     bad = Record("kizashi.telemetry.v1", 0, 9_000, good[at].timestamp_ms, b"line1/pump-01", b"\xc1 no frame")
     path = a_capture(tmp_path / "x.capture", [*good[:at], bad, good[at - 1], *good[at:]])
@@ -120,7 +92,7 @@ def test_replay_dead_letters_what_a_worker_would_and_keeps_the_law(tmp_path: Pat
 
 
 def test_replay_lets_frames_wait_for_a_birth_that_comes_later(tmp_path: Path) -> None:
-    content = records(50)
+    content = records_of(PLANT, 50)
     path = a_capture(tmp_path / "x.capture", [*content[4:], *content[:4]])
     with Replay(Settings()) as run:
         list(run.run(Source((path,))))
@@ -147,7 +119,7 @@ def test_replay_of_csv_asks_for_the_map(tmp_path: Path) -> None:
 
 
 def test_a_machine_event_in_a_capture_is_obeyed_at_its_place(tmp_path: Path) -> None:
-    content = records(800)
+    content = records_of(PLANT, 800)
     open_at = next(i for i, r in enumerate(content) if r.key == b"line1/pump-02" and i > 2600)
     event = MachineEvent("line1/pump-02", "part_replaced", 5, "sato", "bearing")
     content.insert(open_at, Record("kizashi.telemetry.v1", 0, 10**6, content[open_at].timestamp_ms, b"line1/pump-02",

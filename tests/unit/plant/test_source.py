@@ -7,37 +7,17 @@ import pytest
 
 from pipeline.columns import Poll
 from pipeline.errors import InputError
-from pipeline.plant.capture import CaptureWriter, Record
+from pipeline.plant.capture import Record
 from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import load_map
 from pipeline.plant.simulator import Plant
 from pipeline.plant.source import POLL_RECORDS, Retired, Source, message_records
 from schemas import AssetBirth
 from schemas.codec import decode_frame, encode
+from tests.plant import SKAB_COLUMNS, a_capture, records_of
 
 PLANT = Plant(seed=5, assets=4, start_ns=1_700_000_000 * 10**9)
-HEADER = (
-    "datetime;Accelerometer1RMS;Accelerometer2RMS;Current;Pressure;Temperature;Thermocouple;Voltage;Volume Flow RateRMS"
-)
-
-
-def frames_as_records(rounds: int, partitions: int = 1, prefix: str = "kizashi.") -> list[Record]:
-    records = [Record(f"{prefix}asset.v1", 0, i, 0, b.key, encode(b)) for i, b in enumerate(PLANT.births)]
-    offsets = [0] * partitions
-    for frames in PLANT.rounds(count=rounds):
-        for n, frame in enumerate(frames):
-            p = n % partitions
-            stamp = frame.t0_ns // 10**6 + 100
-            records.append(Record(f"{prefix}telemetry.v1", p, offsets[p], stamp, frame.asset.encode(), encode(frame)))
-            offsets[p] += 1
-    return records
-
-
-def a_capture(path: Path, records: list[Record]) -> Path:
-    with CaptureWriter(path) as capture:
-        for record in records:
-            capture.write(record)
-    return path
+HEADER = f"datetime;{SKAB_COLUMNS}"
 
 
 def a_skab_file(path: Path, rows: int, minute: int = 0) -> Path:
@@ -52,7 +32,7 @@ def values(poll: Poll) -> list[bytes | None]:
 
 
 def test_source_yields_births_then_polls_of_one_partition_in_order(tmp_path: Path) -> None:
-    records = frames_as_records(700, partitions=2)
+    records = records_of(PLANT, 700, partitions=2)
     items = list(Source((a_capture(tmp_path / "x.capture", records),)))
     assert [i for i in items if isinstance(i, AssetBirth)] == list(PLANT.births) == items[:4]
     polls = [i for i in items if isinstance(i, Poll)]
@@ -66,12 +46,12 @@ def test_source_yields_births_then_polls_of_one_partition_in_order(tmp_path: Pat
 
 
 def test_source_cuts_polls_where_a_worker_would(tmp_path: Path) -> None:
-    items = list(Source((a_capture(tmp_path / "x.capture", frames_as_records(700)),)))
+    items = list(Source((a_capture(tmp_path / "x.capture", records_of(PLANT, 700)),)))
     assert [len(p) for p in items if isinstance(p, Poll)] == [POLL_RECORDS, POLL_RECORDS, 2800 - 2 * POLL_RECORDS]
 
 
 def test_source_yields_all_whole_records_before_it_reports_a_cut_capture(tmp_path: Path) -> None:
-    path = a_capture(tmp_path / "x.capture", frames_as_records(10))
+    path = a_capture(tmp_path / "x.capture", records_of(PLANT, 10))
     path.write_bytes(path.read_bytes()[:-7])
     polls: list[Poll] = []
     source = iter(Source((path,)))

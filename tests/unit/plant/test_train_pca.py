@@ -1,7 +1,5 @@
 """`kizashi train pca-t2q` on files as a plant has them, and the bundle it makes in the worker's flow."""
 
-import io
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 
 from engines import load_bundle
 from engines.trust import TrustPolicy
-from pipeline.cli.main import main
 from pipeline.errors import InputError
 from pipeline.ops.settings import Match, Models, Route, Settings
 from pipeline.plant.csvhistory import CsvHistory
@@ -21,13 +18,7 @@ from pipeline.plant.series import series
 from pipeline.plant.source import Source
 from pipeline.plant.train.pca_t2q import PlanFile, Running, channels_of, read_plan
 from schemas import Alert, Assessment
-
-
-def kizashi(*args: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(a) for a in args])
-    return code, out.getvalue(), err.getvalue()
+from tests.plant import kizashi
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,15 @@
 """Evaluation of SKAB: causal, by no label, one line a row; folders left out. The files here are made up."""
 
 import csv
-import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engines import load_bundle, shipped_bundles
-from pipeline.cli.main import main
 from pipeline.errors import InputError
 from pipeline.ops.settings import Settings
 from pipeline.plant.csvmap import load_map
@@ -22,18 +19,9 @@ from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged
 from pipeline.plant.evaluate.skabcv import alarms, chart, values_of
 from pipeline.plant.labelled import Attribution, read_experiment
 from pipeline.plant.source import Source
+from tests.plant import SKAB_COLUMNS, kizashi
 
 SKAB_DATA = Path(__file__).resolve().parents[5] / "shared" / "data" / "skab"
-SKAB_COLUMNS = (
-    "Accelerometer1RMS;Accelerometer2RMS;Current;Pressure;Temperature;Thermocouple;Voltage;Volume Flow RateRMS"
-)
-
-
-def kizashi(*args: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(a) for a in args])
-    return code, out.getvalue(), err.getvalue()
 
 
 def a_rig(folder: Path, rows: int = 700, fault_at: int | None = 550, labels: bool = True, shift: float = 0.0) -> Path:
