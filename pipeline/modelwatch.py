@@ -6,7 +6,7 @@ tried twice, unless it was for want of a device, memory or time.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,8 +49,8 @@ class Prepared(Protocol):
 class Models(Protocol):
     """Where candidates come from and what serves. Called in a thread, except `serving`."""
 
-    def offers(self) -> Mapping[str, Candidate]:
-        """Return the candidate that should serve each routed bundle's name."""
+    def offers(self) -> Mapping[str, Sequence[Candidate]]:
+        """Return the candidates that may serve each routed bundle's name, best first."""
 
     def serving(self) -> Mapping[str, tuple[Bundle, str]]:
         """Return what serves each name, and the mark it had."""
@@ -73,7 +73,7 @@ class ModelWatch:
         """stuck_s: a swap that waits longer than this for assets to become warm is told as a warning."""
         self._models, self._flow, self._custody, self._events = models, flow, custody, events
         self._poll_s, self._clock, self._stuck_s = poll_s, clock, stuck_s
-        self._refused: dict[str, _Refusal] = {}  # by name: what was refused last
+        self._refused: dict[str, _Refusal] = {}  # by mark
         self._unreadable = False
         self._trying: dict[str, asyncio.Task[None]] = {}
 
@@ -95,18 +95,21 @@ class ModelWatch:
 
     async def look(self) -> "list[asyncio.Task[None]]":
         """Look once; what is new is tried in tasks of its own, one per bundle: none waits for another's."""
-        begun = []
-        for name, candidate in (await self._offers() or {}).items():
-            serving = self._models.serving().get(name)
-            refused = self._refused.get(name)
-            if (serving is None or candidate.mark == serving[1] or name in self._trying
-                    or (refused is not None and refused.holds(candidate.mark, self._clock()))):
-                continue
-            self._trying[name] = asyncio.get_running_loop().create_task(self._try(candidate, serving[0]))
-            begun.append(self._trying[name])
+        begun, offers = [], await self._offers()
+        if offers is None:
+            return []
+        there = {candidate.mark for ranked in offers.values() for candidate in ranked}
+        self._refused = {mark: refusal for mark, refusal in self._refused.items() if mark in there}
+        for name, (bundle, mark) in self._models.serving().items():
+            now = self._clock()
+            best = next((c for c in offers.get(name, ()) if c.mark not in self._refused
+                         or self._refused[c.mark].is_due(now)), None)
+            if best is not None and best.mark != mark and name not in self._trying:
+                self._trying[name] = asyncio.get_running_loop().create_task(self._try(best, bundle))
+                begun.append(self._trying[name])
         return begun
 
-    async def _offers(self) -> Mapping[str, Candidate] | None:
+    async def _offers(self) -> Mapping[str, Sequence[Candidate]] | None:
         """Return what the folder offers, None if it cannot be read just now."""
         try:
             found = await aside(self._models.offers)
@@ -146,7 +149,7 @@ class ModelWatch:
             self._flow.successions.pop(candidate.name, None)
             if not swapped:
                 await aside(prepared.discard)
-        self._refused.pop(candidate.name, None)
+        self._refused.pop(candidate.mark, None)
         self._events.emit("swapped", bundle=candidate.name, version=candidate.version, replaced=old.spec.version,
                           state="kept" if heirs is None else "new", seconds=round(self._clock() - started, 3))
 
@@ -185,10 +188,14 @@ class ModelWatch:
             if now - looked >= self._poll_s:
                 looked = now
                 offers = await self._offers()
-                if offers is not None and (candidate.name not in offers
-                                           or offers[candidate.name].mark != candidate.mark):
+                if offers is not None and self._overtaken(candidate, offers.get(candidate.name, ())):
                     return False
         return True
+
+    def _overtaken(self, candidate: Candidate, offered: Sequence[Candidate]) -> bool:
+        """Say whether a candidate is no longer the best, beside those that were refused: they wait for its end."""
+        best = next((c.mark for c in offered if c.mark == candidate.mark or c.mark not in self._refused), None)
+        return best != candidate.mark
 
     def _held_up(self, name: str, cold: list[str]) -> dict[str, Any]:
         """Name assets that keep a swap waiting by why they do: an alert stands, or they send too little."""
@@ -202,11 +209,10 @@ class ModelWatch:
 
     def _refuse(self, candidate: Candidate, old: Bundle, why: str, *, passing: bool = False) -> None:
         """Say why a version does not serve. passing: the version is not at fault, it is tried again."""
-        known = self._refused.get(candidate.name)
-        failures = known.failures + 1 if known is not None and known.mark == candidate.mark else 1
+        known = self._refused.get(candidate.mark)
+        failures = known.failures + 1 if known is not None else 1
         wait_s = again_s(failures) if passing else None
-        at = None if wait_s is None else self._clock() + wait_s
-        self._refused[candidate.name] = _Refusal(candidate.mark, failures, at)
+        self._refused[candidate.mark] = _Refusal(failures, None if wait_s is None else self._clock() + wait_s)
         again: dict[str, Any] = {} if wait_s is None else {"again_s": wait_s}
         self._events.emit("swap_refused", bundle=candidate.name, version=candidate.version, serving=old.spec.version,
                           why=why, **again)
@@ -214,15 +220,14 @@ class ModelWatch:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """What was refused: its mark, how often in a row, and when it is tried again (None: when its mark changes)."""
+    """How often in a row something was refused, and when it is tried again (None: when its mark changes)."""
 
-    mark: str
     failures: int
     again_at: float | None
 
-    def holds(self, mark: str, now: float) -> bool:
-        """Say whether a candidate of this mark is still refused. now: seconds, steady."""
-        return mark == self.mark and (self.again_at is None or now < self.again_at)
+    def is_due(self, now: float) -> bool:
+        """Say whether it is to be tried again. now: seconds, steady."""
+        return self.again_at is not None and now >= self.again_at
 
 
 def _said(error: Exception) -> str:

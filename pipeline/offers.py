@@ -6,7 +6,7 @@ Blocking, meant for a thread: reading, verifying, loading, comparing, measuring.
 import resource
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -79,23 +79,23 @@ class FolderModels:
         self._marks = {name: paths.get(s.bundle.path, "") for name, s in fleet.servings.items()}
         # Graphs that have run here, in which shapes: what one allocates depends on nothing else that a trial could see.
         self._passed: set[tuple[str, frozenset[Layout]]] = set()
-        self._told: dict[str, str] = {}  # what has no readable manifest, and the mark that it had
+        self._told: set[str] = set()  # marks of what has no readable manifest
 
     def begin(self) -> None:
         """Note what serves at the start."""
         for name, serving in self._fleet.servings.items():
             self._note(name, serving.bundle.spec.version)
 
-    def offers(self) -> Mapping[str, Candidate]:
-        """Return the best candidate of each bundle that serves. Raises ModelError when the folder cannot be read."""
+    def offers(self) -> Mapping[str, Sequence[Candidate]]:
+        """Return what may serve of each bundle, best first. Raises ModelError when the folder cannot be read."""
         found, record = candidates(self._settings), read_record(self._settings)
-        for candidate in found:
-            if candidate.fault and self._told.get(candidate.name) != candidate.mark:
-                self._told[candidate.name] = candidate.mark
-                self._events.emit("swap_refused", bundle=candidate.name, version="",
-                                  why=f"{candidate.path}: {candidate.fault}")
-        best = {name: next(iter(ranked(name, found, record)), None) for name in self._fleet.servings}
-        return {name: candidate for name, candidate in best.items() if candidate is not None}
+        unreadable = {c.mark: c for c in found if c.fault}
+        for mark in unreadable.keys() - self._told:
+            candidate = unreadable[mark]
+            self._events.emit("swap_refused", bundle=candidate.name, version="",
+                              why=f"{candidate.path}: {candidate.fault}")
+        self._told = set(unreadable)
+        return {name: ranked(name, found, record) for name in self._fleet.servings}
 
     def serving(self) -> Mapping[str, tuple[Bundle, str]]:
         """Return what serves each name, and its mark."""

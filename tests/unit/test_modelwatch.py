@@ -32,11 +32,12 @@ class Bed:
     """A flow with two assets, a folder that is a dict, and a custody that swaps at once."""
 
     rig: Rig
-    folder: dict[str, Any] = field(default_factory=dict)
+    folder: dict[str, list[Any]] = field(default_factory=dict)  # best first
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     served: dict[str, tuple[Bundle, str]] = field(default_factory=dict)
     fault: Exception | None = None
+    good: str = ""  # the version that has no fault
     lost: bool = False  # the new version's engine, while heirs learn from it
 
     def teach(self, inputs: Any) -> Any:
@@ -53,7 +54,7 @@ class Bed:
 
     def prepare(self, candidate: Any) -> Any:
         self.log.append(f"prepare {candidate.version}")
-        if self.fault is not None:
+        if self.fault is not None and candidate.version != self.good:
             raise self.fault
 
         def install() -> None:
@@ -79,9 +80,11 @@ class Bed:
     def emit(self, name: str, **fields: Any) -> None:
         self.events.append((name, fields))
 
-    def offer(self, bundle: Bundle, mark: str) -> None:
-        self.folder[bundle.spec.name] = SimpleNamespace(
-            name=bundle.spec.name, version=bundle.spec.version, mark=mark, bundle=bundle)
+    def offer(self, *bundles: tuple[Bundle, str]) -> None:
+        self.folder = {bundle.spec.name: [] for bundle, _ in bundles}
+        for bundle, mark in bundles:
+            self.folder[bundle.spec.name].append(SimpleNamespace(
+                name=bundle.spec.name, version=bundle.spec.version, mark=mark, bundle=bundle))
 
     def feed(self, first: int, last: int) -> None:
         for seq in range(first, last):
@@ -95,7 +98,7 @@ def bed(monkeypatch: pytest.MonkeyPatch) -> Bed:
     old = window_bundle(8, 4, threshold=1e6)
     made = Bed(Rig.make(old, ASSETS))
     made.served["win"] = old, "m1"
-    made.offer(old, "m1")
+    made.offer((old, "m1"))
     made.feed(0, 6)
     return made
 
@@ -123,7 +126,7 @@ def test_nothing_is_touched_while_the_folder_offers_what_serves(bed: Bed) -> Non
 
 def test_a_new_version_with_the_same_state_is_swapped_at_once(bed: Bed) -> None:
     new = version(bed.served["win"][0], "1.1.0", threshold=2.0)
-    bed.offer(new, "m2")
+    bed.offer((new, "m2"))
     asyncio.run(look(watch(bed)))
     assert bed.log == ["prepare 1.1.0", "install", "durable", "record 1.1.0"]
     assert bed.rig.part().order[0].bundle is new
@@ -135,7 +138,7 @@ def test_a_new_version_with_the_same_state_is_swapped_at_once(bed: Bed) -> None:
 
 def test_a_new_version_with_another_state_serves_when_the_assets_are_warm(bed: Bed) -> None:
     new = version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4))
-    bed.offer(new, "m2")
+    bed.offer((new, "m2"))
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
@@ -167,7 +170,7 @@ def test_a_version_with_a_baseline_serves_when_heirs_have_learnt_it_and_never_on
         bed.rig.drain()
 
     feed(0, 60)
-    bed.offer(baseline_bundle(rows=40, version="2.0.0", sha="1" * 64), "m2")
+    bed.offer((baseline_bundle(rows=40, version="2.0.0", sha="1" * 64), "m2"))
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
@@ -192,12 +195,12 @@ def test_a_version_with_a_baseline_serves_when_heirs_have_learnt_it_and_never_on
 
 def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) -> None:
     old, new = bed.served["win"][0], version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4))
-    bed.offer(new, "m2")
+    bed.offer((new, "m2"))
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
         await heirs(bed)
-        bed.offer(old, "m1")
+        bed.offer((old, "m1"))
         await asyncio.wait_for(task, 10)
 
     asyncio.run(main())
@@ -209,7 +212,7 @@ def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) ->
     BundleError(Path("x"), ["model.onnx is not what the manifest says"]), EngineError("no such operator"),
     ModelError("parity: case row 3 differs"), MemoryError("64 MiB")])
 def test_what_cannot_serve_is_refused_once_with_the_reason(bed: Bed, fault: Exception) -> None:
-    bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
+    bed.offer((version(bed.served["win"][0], "1.1.0"), "m2"))
     bed.fault = fault
     watcher = watch(bed)
     asyncio.run(look(watcher))
@@ -217,13 +220,13 @@ def test_what_cannot_serve_is_refused_once_with_the_reason(bed: Bed, fault: Exce
     assert bed.log == ["prepare 1.1.0"]
     assert [name for name, _ in bed.events] == ["swap_refused"] and str(fault) in bed.events[0][1]["why"]
     bed.fault = None
-    bed.offer(version(bed.served["win"][0], "1.1.1"), "m3")  # mended
+    bed.offer((version(bed.served["win"][0], "1.1.1"), "m3"))  # mended
     asyncio.run(look(watcher))
     assert bed.events[-1][0] == "swapped"
 
 
 def test_what_a_lost_device_refuses_is_tried_again_later_and_later_and_then_left(bed: Bed) -> None:
-    bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
+    bed.offer((version(bed.served["win"][0], "1.1.0"), "m2"))
     bed.fault, now = Unready("the device fell off"), [0.0]
     watcher = watch(bed, clock=lambda: now[0])
     for now[0], tries in ((0, 1), (59, 1), (60, 2), (359, 2), (360, 3), (1859, 3), (1860, 4), (1e9, 4)):
@@ -232,8 +235,40 @@ def test_what_a_lost_device_refuses_is_tried_again_later_and_later_and_then_left
     assert [fields.get("again_s") for _, fields in bed.events] == [60.0, 300.0, 1500.0, None]
 
 
+def test_the_next_best_version_is_tried_when_a_better_one_is_refused_but_none_older_than_what_serves(bed: Bed) -> None:
+    old = bed.served["win"][0]
+    bed.offer((version(old, "9.0.0"), "m9"), (version(old, "1.1.0"), "m2"), (old, "m1"), (version(old, "0.9.0"), "m0"))
+    bed.fault, bed.good = BundleError(Path("x"), ["nobody signed it"]), "1.1.0"
+    watcher = watch(bed)
+    for _ in range(4):
+        asyncio.run(look(watcher))
+    assert bed.log == ["prepare 9.0.0", "prepare 1.1.0", "install", "durable", "record 1.1.0"]
+
+
+def test_a_better_version_that_failed_for_want_of_a_device_waits_while_the_next_best_warms_up(bed: Bed) -> None:
+    old, now = bed.served["win"][0], [0.0]
+    bed.offer((version(old, "9.0.0"), "m9"), (version(old, "2.0.0", window=WindowSpec(16, 4)), "m2"), (old, "m1"))
+    bed.fault, bed.good = Unready("the device fell off"), "2.0.0"
+    watcher = watch(bed, clock=lambda: now[0])
+
+    async def main() -> None:
+        await look(watcher)
+        task = asyncio.create_task(look(watcher))
+        await heirs(bed)
+        now[0] = 61.0  # 9.0.0 may be tried again
+        for seq in range(6, 16):
+            await asyncio.sleep(0)
+            bed.feed(seq, seq + 1)
+        await asyncio.wait_for(task, 30)
+        assert bed.log == ["prepare 9.0.0", "prepare 2.0.0", "install", "durable", "record 2.0.0"]
+        await look(watcher)
+
+    asyncio.run(main())
+    assert bed.log[-1] == "prepare 9.0.0"
+
+
 def test_a_device_that_is_back_lets_the_version_in_that_it_refused(bed: Bed) -> None:
-    bed.offer(version(bed.served["win"][0], "1.1.0"), "m2")
+    bed.offer((version(bed.served["win"][0], "1.1.0"), "m2"))
     bed.fault, now = EngineLost("the device fell off"), [0.0]
     watcher = watch(bed, clock=lambda: now[0])
     asyncio.run(look(watcher))
@@ -243,7 +278,7 @@ def test_a_device_that_is_back_lets_the_version_in_that_it_refused(bed: Bed) -> 
 
 
 def test_a_swap_that_waits_for_a_standing_alert_says_so_once_as_a_warning(bed: Bed) -> None:
-    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+    bed.offer((version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2"))
     bed.rig.part().order[0].open[bed.rig.part().order[0].slots.index(None) - 1, "win"] = b"{}"  # of "b"
     now = [0.0]
 
@@ -261,7 +296,7 @@ def test_a_swap_that_waits_for_a_standing_alert_says_so_once_as_a_warning(bed: B
 
 
 def test_a_version_that_would_not_fit_the_assets_is_refused_and_given_back(bed: Bed) -> None:
-    bed.offer(version(bed.served["win"][0], "2.0.0", rule="other"), "m2")
+    bed.offer((version(bed.served["win"][0], "2.0.0", rule="other"), "m2"))
     asyncio.run(look(watch(bed)))
     assert bed.log == ["prepare 2.0.0", "discard"] and "'other'" in bed.events[0][1]["why"]
 
@@ -274,7 +309,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_looked_at_again(bed: Bed, faul
 
 
 def test_a_folder_that_is_away_for_a_while_does_not_end_a_swap_that_warms_up(bed: Bed) -> None:
-    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+    bed.offer((version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2"))
 
     async def main() -> None:
         task = asyncio.create_task(look(watch(bed)))
@@ -290,7 +325,7 @@ def test_a_folder_that_is_away_for_a_while_does_not_end_a_swap_that_warms_up(bed
 
 
 def test_a_swap_that_changes_state_waits_while_the_worker_owns_nothing_or_lets_go(bed: Bed) -> None:
-    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+    bed.offer((version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2"))
     part = bed.rig.part()
 
     async def main() -> None:
@@ -312,7 +347,7 @@ def test_a_swap_that_changes_state_waits_while_the_worker_owns_nothing_or_lets_g
 
 
 def test_what_is_new_for_one_bundle_does_not_wait_for_another_that_warms_up(bed: Bed) -> None:
-    bed.offer(version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2")
+    bed.offer((version(bed.served["win"][0], "2.0.0", window=WindowSpec(16, 4)), "m2"))
 
     async def main() -> None:
         watcher = watch(bed)
