@@ -12,6 +12,7 @@ from mode.supervisors import CrashingSupervisor
 
 from engines import Bundle, Engine
 from pipeline import broker
+from pipeline.aside import aside
 from pipeline.assembly import bundles_of, fallback_of, flow_settings, routes_of
 from pipeline.births import BirthBook
 from pipeline.broker import Follower, murmur2_partition
@@ -99,14 +100,14 @@ class Runtime:
         self.metrics, self.events, self.health = telemetry.metrics, telemetry.events, telemetry.health
         self.watched = settings.models.folder is not None and settings.models.poll_s > 0 and engines is None
         refused: list[str] = []
-        self.fitter = made = fitter(settings, self.events) if engines is None else None
-        # Without a watch nobody notes what served, and every restart would wait for a trial.
-        try_out = (lambda bundle: made.try_out(bundle, ())) if made is not None and self.watched else None
-        self.bundles = dict(bundles) if bundles is not None else bundles_of(settings, refused, resume=self.watched,
-                                                                            try_out=try_out)
+        self.fitter = fitter(settings, self.events) if engines is None else None
+        self.engines: dict[str, Engines] = {}
+        self.bundles = dict(bundles) if bundles is not None else bundles_of(
+            settings, refused, resume=self.watched, start=self._start if engines is None else None)
         for why in refused:
             self.events.emit("swap_refused", why=why)
-        self.engines = self._open(engines)
+        for name, engine in (engines or {}).items():
+            self.engines[name] = given(self.bundles[name], engine, settings.batch.max_size)
         self.health.warm = True
         self.stop = asyncio.Event()
         self.code = 0  # of an orderly stop
@@ -118,11 +119,11 @@ class Runtime:
         self.library: logs.LibraryHandler | None = None
         self._tasks: list[asyncio.Task[Any]] = []
 
-    def _open(self, engines: Mapping[str, Engine] | None) -> dict[str, Engines]:
-        if self.fitter is not None:
-            return {name: self.fitter.engines(bundle) for name, bundle in self.bundles.items()}
-        return {name: given(self.bundles[name], engine, self.settings.batch.max_size)
-                for name, engine in (engines or {}).items()}
+    def _start(self, bundle: Bundle, unknown: bool) -> None:
+        assert self.fitter is not None
+        if unknown:
+            self.fitter.try_out(bundle, ())
+        self.engines[bundle.spec.name] = self.fitter.engines(bundle)
 
     async def main(self) -> int:
         """Run until a signal or a fault. Returns the exit code."""
@@ -203,9 +204,11 @@ class Runtime:
             gc.collect()
             gc.freeze()  # start-up's objects are never garbage. Thresholds above the defaults gained nothing on W1
             heap.give_back()  # what reading all births needed
-            if self.watched and self.fitter is not None:
+            if self.fitter is not None and settings.models.folder is not None:
                 offers = FolderModels(settings, self.fitter, fleet, self.events,
                                       lambda name: layouts(flow.partitions.values(), name))
+                await aside(offers.begin)
+            if self.watched:
                 self._spawn(ModelWatch(offers, flow, custody, self.events, settings.models.poll_s,
                                        stuck_s=settings.models.stuck_s).run())
             self._spawn(custody.checkpoints(), follower.failed(),

@@ -1,7 +1,7 @@
 """Assembly: from settings to bundles, engines and a flow; the same for the live worker and for replay."""
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from engines import ENGINES, Bundle, BundleError, Engine, EngineError, load_bundle, open_engine
@@ -9,26 +9,25 @@ from engines.supply import EngineOptions
 from engines.trust import PublicKey, TrustPolicy
 from pipeline.errors import ModelError
 from pipeline.flow import FlowSettings
-from pipeline.modelbook import candidates, load_best, read_record
+from pipeline.modelbook import Start, candidates, load_best, read_record
 from pipeline.ops.settings import Settings
 from pipeline.seating import Route
 from schemas.topics import TELEMETRY
 
 
 def bundles_of(settings: Settings, refused: list[str] | None = None, *, resume: bool = False,
-               try_out: Callable[[Bundle], None] | None = None) -> dict[str, Bundle]:
+               start: Start | None = None) -> dict[str, Bundle]:
     """Load the bundles that the routes name: of each the highest version that is in order and may serve.
 
-    refused: gets why better versions were passed over. resume: the version that served last goes before. try_out: as
-    `load_best` has it.
-    Raises ModelError with all faults.
+    refused: gets why better versions were passed over. resume: the version that served last goes before. start: opens
+    the engines of each. Raises ModelError with all faults.
     """
     offers, record, policy = candidates(settings), read_record(settings), trust_policy(settings)
     faults, bundles = [], {}
     fallback = fallback_of(settings)
     for name in sorted({route.bundle for route in settings.routes} | ({fallback} if fallback else set())):
         try:
-            bundles[name] = load_best(name, offers, record, policy, refused, resume=resume, try_out=try_out)
+            bundles[name] = load_best(name, offers, record, policy, refused, resume=resume, start=start)
         except ModelError as error:
             faults.append(str(error))
     if faults:

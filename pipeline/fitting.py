@@ -97,16 +97,16 @@ class Fitter:
         return self.choice.name in GPU_ENGINES
 
     def ground(self, bundle: Bundle) -> Active:
-        """Open the engine on the CPU, warm. Raises ModelError."""
+        """Open the engine on the CPU, warm and checked on the golden vectors. Raises EngineError."""
         name = CPU if self.wants_device else self.choice.name
         thread = EngineThread(lambda: open_engine(name, bundle, self._options), self._options.max_batch,
                               bundle.spec.name)
         try:
             thread.start(OPEN_S)
             self._judge(thread, bundle)
-        except (EngineError, EngineLost, ValueError) as error:
+        except Exception as error:  # whatever it is, another version may serve
             thread.close(CLOSE_S)
-            raise ModelError(f"bundle {bundle.spec.name}: {error}") from error
+            raise (Differs if isinstance(error, Differs) else EngineError)(_said(error)) from error
         if self.wants_device:
             return Active(thread, name, f"{self.choice.name} is being prepared", degraded=True)
         return Active(thread, name, self.choice.why)
@@ -114,7 +114,7 @@ class Fitter:
     def engines(self, bundle: Bundle, shapes: Iterable[Shapes] = (), *, build: bool = False) -> Engines:
         """Open all engines of a bundle; the device only where its plans are stored, or with `build`.
 
-        Raises ModelError, and with `build` EngineError with why the device cannot serve (Unready: not now).
+        Raises EngineError; with `build` also with why the device cannot serve (Unready: not now).
         """
         engines = Engines(bundle, self.ground(bundle))
         if bundle.trust.status == "unsigned":

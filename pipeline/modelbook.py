@@ -25,6 +25,8 @@ from pipeline.ops.settings import Settings
 FILE, LOCK = "models.json", "models.lock"
 # A rollback takes 200 bytes, ten thousand of them are a mistake: the file is read whole.
 _MAX_BYTES = 4 << 20
+#: Opens the engines of a bundle; True: it comes from the folder and never served here. Raises EngineError.
+Start = Callable[[Bundle, bool], None]
 
 
 class Rollback(Struct, frozen=True, rename={"from_": "from"}):
@@ -110,13 +112,13 @@ def ranked(name: str, offers: Iterable[Candidate], record: Record) -> list[Candi
 
 def load_best(
     name: str, offers: Sequence[Candidate], record: Record, policy: TrustPolicy, refused: list[str] | None = None,
-    *, resume: bool = False, try_out: Callable[[Bundle], None] | None = None,
+    *, resume: bool = False, start: Start | None = None,
 ) -> Bundle:
     """Load the best candidate that is in order. refused: gets why better ones were passed over.
 
     resume: the version that served last comes first, so that a restart repeats what a crash cut off with the model
-    that did it; newer ones take over by a swap. try_out: called with one of the folder that never served here; one for
-    which it raises EngineError is passed over. Raises ModelError with the faults of all when none is in order.
+    that did it; newer ones take over by a swap. start: one for which it raises EngineError is passed over too.
+    Raises ModelError with the faults of all when none is in order.
     """
     faults = [f"bundle {c.path}: {c.fault}" for c in offers if c.name == name and c.fault]
     order = ranked(name, offers, record)
@@ -127,8 +129,8 @@ def load_best(
             bundle = load_bundle(candidate.path, policy)
             if bundle.spec.name != name or record.refuses(name, bundle.spec.version):
                 raise BundleError(candidate.path, ["its manifest changed while it was read"])
-            if try_out is not None and not candidate.shipped and candidate.version != record.active.get(name):
-                try_out(bundle)
+            if start is not None:
+                start(bundle, not candidate.shipped and candidate.version != record.active.get(name))
         except (BundleError, EngineError) as error:
             faults.append(str(error) if isinstance(error, BundleError) else f"bundle {candidate.path}: {error}")
             continue

@@ -55,9 +55,6 @@ class Models(Protocol):
     def serving(self) -> Mapping[str, tuple[Bundle, str]]:
         """Return what serves each name, and the mark it had."""
 
-    def begin(self) -> None:
-        """Remember what serves at the start."""
-
     def prepare(self, candidate: Candidate) -> Prepared:
         """Try a candidate. Raises BundleError, EngineError or ModelError with everything that is wrong."""
 
@@ -79,7 +76,6 @@ class ModelWatch:
 
     async def run(self) -> None:
         """Watch until cancelled. Raises what ends the worker."""
-        await aside(self._models.begin)
         try:
             while True:
                 await asyncio.sleep(self._poll_s)

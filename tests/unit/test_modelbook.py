@@ -169,19 +169,21 @@ def test_restart_resumes_the_version_that_served_and_newer_ones_wait_for_a_swap(
     assert book.load_best("made", offers, record, models.UNSIGNED, resume=True).spec.version == "1.1.0"
 
 
-def test_what_never_served_here_is_tried_out_at_the_start_and_passed_over_where_it_fails(tmp_path):
+def test_what_cannot_start_is_passed_over_and_what_never_served_here_is_named_unknown(tmp_path):
     for version in ("1.0.0", "1.1.0"):
         models.bundle(tmp_path / version, models.dense(), version=version)
-    offers, tried, refused = available(tmp_path), [], []
+    offers, started, refused = available(tmp_path), [], []
 
-    def fails(bundle: Bundle) -> None:
-        tried.append(bundle.spec.version)
-        raise EngineError("too large")
+    def start(bundle: Bundle, unknown: bool) -> None:
+        started.append((bundle.spec.version, unknown))
+        if unknown:
+            raise EngineError("too large")
 
-    load = partial(book.load_best, "made", offers, policy=models.UNSIGNED, refused=refused, try_out=fails)
+    load = partial(book.load_best, "made", offers, policy=models.UNSIGNED, refused=refused, start=start)
     assert load(record=book.Record(active={"made": "1.0.0"})).spec.version == "1.0.0"
-    assert tried == ["1.1.0"] and refused == [f"bundle {tmp_path / '1.1.0'}: too large"]
+    assert started == [("1.1.0", True), ("1.0.0", False)] and refused == [f"bundle {tmp_path / '1.1.0'}: too large"]
     with pytest.raises(ModelError, match="too large"):
         load(record=book.Record())
-    book.load_best("anomaly-mewma", offers, book.Record(), models.UNSIGNED, try_out=fails)
-    assert tried == ["1.1.0", "1.1.0", "1.0.0"], "shipped ones are not tried"
+    started.clear()
+    book.load_best("anomaly-mewma", offers, book.Record(), models.UNSIGNED, start=start)
+    assert [unknown for _, unknown in started] == [False], "shipped ones need no trial"

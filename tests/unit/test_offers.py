@@ -2,7 +2,6 @@
 
 import os
 import resource
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,13 +84,8 @@ def test_a_version_that_is_too_slow_for_its_budget_is_refused_and_closed(bed: Be
 
 
 def test_a_version_whose_golden_vectors_the_engine_does_not_meet_is_refused(bed: Bed) -> None:
-    candidate = bed.offer("1.1.0")
-    files = read_files(candidate.path)
-    other = read_files(models.bundle(bed.folder.parent / "other", models.dense(7), version="1.1.0"))
-    shutil.rmtree(candidate.path)
-    models.write(candidate.path, {k: (other if k == "golden.msgpack" else files)[k] for k in
-                                  ("model.onnx", "model.toml", "golden.msgpack")}, version="1.1.0")
-    with pytest.raises(ModelError, match="golden"):
+    models.lying(bed.folder / "v1.1.0", models.dense(1), models.dense(7), version="1.1.0")
+    with pytest.raises(EngineError, match="golden"):
         bed.prepare(bed.best())
 
 
