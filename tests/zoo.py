@@ -7,6 +7,7 @@ which is written anew when it has run and left alone when it has not. A section 
 tables; a training also whether it gave the manifest that is shipped.
 """
 
+import gzip
 import hashlib
 import importlib
 import os
@@ -29,6 +30,7 @@ from pipeline.ops.settings import Settings
 from pipeline.plant import processfiles
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.report import Report
+from tests.bench import pca
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tests" / "bench" / "MODELS.md"
@@ -42,6 +44,8 @@ FOLDERS = {"battery": "nasa_battery", "rul-ewma": "cmapss", "bearing-order": "cw
 GIVEN = dict(cli_train.SIMULATED)
 #: Recipes that a plant trains on its own history: here on the simulator's.
 SIMULATED = {"pca-t2q": ("python -m pipeline.plant.processfiles DIR", processfiles.write)}
+#: A run without a fault, on which such a monitor is shown besides.
+STEADY = Path("skab") / "anomaly-free" / "anomaly-free.csv.gz"
 HEAD = """# Models
 
 Every shipped recipe trained, every public set scored, by `make models` (`python -m tests.zoo NAME` for one). Intervals
@@ -68,7 +72,19 @@ def trained(name: str) -> list[str]:
     shipped = "not shipped" if pin is None else "the shipped one" if pin == manifest else f"SHIPPED IS {pin[:12]}"
     return [f"{before}`kizashi train {name} --data {data.name} --out BUNDLE`", "",
             f"Manifest {manifest[:12]}, {shipped}; model.onnx {len(bundle.model) / 1000:.1f} kB; {took:.0f} s.", "",
-            *(f"- {key}: {text[:12]}" for key, text in bundle.spec.card.trained_on.items() if len(text) == 64)]
+            *(f"- {key}: {text[:12]}" for key, text in bundle.spec.card.trained_on.items() if len(text) == 64),
+            *(_monitored() if name == "pca-t2q" else ())]
+
+
+def _monitored() -> list[str]:
+    """Show the monitor of a process on simulated plants and, where it is here, on a real run without a fault."""
+    path, real = DATA / STEADY, []
+    command = "python -m tests.bench.pca"
+    if path.is_file():
+        command += f" --skab {STEADY}"
+        real = ["", f"- {STEADY}: {hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()[:12]}"]
+    lines = [*pca.simulated(), *(pca.skab(path) if real else ())]
+    return ["", f"`{command}`", *real, "", "```", *lines, "```"]
 
 
 def scored(name: str) -> list[str]:

@@ -4,6 +4,7 @@ python -m tests.bench.pca [--skab FILE]        (FILE: anomaly-free.csv or .csv.g
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,17 +53,18 @@ def rises(state: np.ndarray) -> np.ndarray:
     return np.diff(np.concatenate([[False], state]).astype(int)) == 1
 
 
-def simulated() -> None:
+def simulated() -> Iterator[str]:
+    """Say how the monitor does on the simulated tank."""
     made = fit([run(seed, 10_000, stops=1)[:, ORDER] for seed in (1, 2)], PLAN)
-    print(f"simulated tank: {made.rows} rows, {made.at_rest} at rest, {len(made.model.variances)} components "
+    yield (f"simulated tank: {made.rows} rows, {made.at_rest} at rest, {len(made.model.variances)} components "
           f"({made.share:.0%}), held-out rows over {100 * (made.held_out >= 1).mean():.2f} %")
     alarms, hours = 0, 0.0
     for seed in range(101, 121):
         said = made.model.answers(states(run(seed, 10_000, stops=2)[:, ORDER]))
         alarms += rises(judged(said)).sum()
         hours += (said["unknown"] == 0).sum() * PERIOD_S / 3600
-    print(f"20 healthy plants, 2 stops, a set point moves every 40 minutes: {alarms} false alarms in {hours:.0f} h")
-    print(f"{'fault, 8 plants each':36s} found  median delay, samples  right sensor")
+    yield f"20 healthy plants, 2 stops, a set point moves every 40 minutes: {alarms} false alarms in {hours:.0f} h"
+    yield f"{'fault, 8 plants each':36s} found  median delay, samples  right sensor"
     for kind, channel, size, names in FAULTS:
         delays, right = [], 0
         for seed in range(201, 209):
@@ -73,29 +75,29 @@ def simulated() -> None:
                 mean = said["contributions"][2000 + found[0]:2100 + found[0]].mean(axis=0)
                 right += PLAN.channels[mean.argmax()] in names
         middle = f"{np.median(delays):22.0f}" if delays else f"{'-':>22s}"
-        print(f"  {kind + ' ' + channel:26s} {size:7.2f} {len(delays):3d}/8 {middle} {right:7d}/{len(delays)}")
+        yield f"  {kind + ' ' + channel:26s} {size:7.2f} {len(delays):3d}/8 {middle} {right:7d}/{len(delays)}"
 
 
-def skab(path: Path) -> None:
+def skab(path: Path) -> Iterator[str]:
+    """Say how often it alarms on a run without a fault."""
     ((birth, rows),) = series(CsvHistory(load_map(Path("skab"))).read([path])).values()
-    print(f"SKAB, anomaly-free run, {len(rows)} rows: trained on the first part, false alarms on the rest")
+    yield f"SKAB, anomaly-free run, {len(rows)} rows: trained on the first part, false alarms on the rest"
     steady = [i for i, c in enumerate(birth.channels) if c.quantity != "temperature"]
     for what, kept in (("all channels", list(range(rows.shape[1]))), ("without temperatures", steady)):
         for cut in (4700, 6500):
             made: Fitted = fit([rows[:cut, kept]], Plan(tuple(birth.channels[i].name for i in kept)))
             said = {k: v[cut:] for k, v in made.model.answers(states(rows[:, kept])).items()}
             state = judged(said)
-            print(f"  {what:20s} first {cut} rows: {100 * state.mean():4.1f} % of rows, {rises(state).sum()} alarms in "
-                  f"{len(state) / 3600:.1f} h; {len(made.model.variances)} components ({made.share:.0%})")
+            yield (f"  {what:20s} first {cut} rows: {100 * state.mean():4.1f} % of rows, {rises(state).sum()} alarms "
+                   f"in {len(state) / 3600:.1f} h; {len(made.model.variances)} components ({made.share:.0%})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--skab", type=Path)
     given = parser.parse_args()
-    simulated()
-    if given.skab:
-        skab(given.skab)
+    for line in (*simulated(), *(skab(given.skab) if given.skab else ())):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
