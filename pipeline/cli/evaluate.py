@@ -108,8 +108,13 @@ def _run(
     except OSError as error:
         raise InputError(f"{out}: cannot be a folder: {error.strerror}") from error
     module = importlib.import_module(f"pipeline.plant.evaluate.{name}")
-    with bar(f"evaluate {name}", quiet=True) as progress:
-        report = module.evaluate(data, out, settings, Options(protocol.value, seeds or SEEDS, progress=progress, **own))
+    try:
+        with bar(f"evaluate {name}", quiet=True) as progress:
+            report = module.evaluate(
+                data, out, settings, Options(protocol.value, seeds or SEEDS, progress=progress, **own))
+    except InputError as error:
+        below = data / name  # given the folder that holds the sets
+        raise InputError(f"{error}; is it {below}?") from error if below.is_dir() else error
     report.write(out / "report.html")
     for line in report.lines():
         print(line)

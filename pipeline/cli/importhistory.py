@@ -112,9 +112,12 @@ def _deliver(
 
 
 def _write(messages: "Messages", path: Path) -> None:
+    from pipeline.errors import InputError
     from pipeline.plant.capture import CaptureWriter
     from pipeline.plant.source import message_records
 
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; --to takes a file's name, or topic")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # what fails leaves a capture of that name as it was
     try:
         with CaptureWriter(part) as capture:

@@ -99,7 +99,7 @@ def keygen(
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(f"{ID_LINE}{key_id}\n".encode() + pem)
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; a key is never written over") from error
+        raise InputError(f"{file}: {error.strerror}{'; a key is never written over' * file.exists()}") from error
     until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
     print(f"# The private key is in {file}: keep it off the machines that serve. For their configuration:")
     print("[[models.trusted_keys]]")
@@ -121,7 +121,7 @@ def sign(
 
     if out is None and not bundle.is_dir():
         raise InputError(f"{bundle} is no folder; with a .zip say where the signed one goes: --zip OUT")
-    pem, name = read_key(key, key_id) if key is not None else (None, None)
+    pem, name = read_key(key, key_id) or (None, None)
     try:
         files = sealed(bundle, pem, name)
     except BundleError as error:

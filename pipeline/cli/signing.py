@@ -18,8 +18,12 @@ def checked_id(key_id: str) -> str:
     return key_id
 
 
-def read_key(path: Path, key_id: str | None = None) -> tuple[bytes, str]:
-    """Return a private key and its name, `key_id` or the file's own. Raises InputError."""
+def read_key(path: Path | None, key_id: str | None) -> tuple[bytes, str] | None:
+    """Return a private key and its name, `key_id` or the file's own; None without a file. Raises InputError."""
+    if path is None:
+        if key_id is not None:
+            raise typer.BadParameter("names the key of --key, which is not given", param_hint="--id")
+        return None
     try:
         pem = path.read_bytes()
     except OSError as error:

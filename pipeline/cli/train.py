@@ -53,13 +53,14 @@ def train(
     import shutil
 
     from pipeline.cli.progress import bar
+    from pipeline.cli.signing import read_key
     from pipeline.plant.train import Job
 
     if not data.is_dir() and (recipe, data) not in SIMULATED:
         raise InputError(f"{data}: is no folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is not empty; a bundle is never written over: name another, or remove it")
-    module, signer = _module(recipe), _signer(key, key_id)
+    module, signer = _module(recipe), read_key(key, key_id)
     fresh = _begun(out)
     try:
         with bar(f"train {recipe}") as progress:
@@ -104,12 +105,6 @@ def _seal(folder: Path, signer: tuple[bytes, str] | None) -> bytes:
         if name in files:
             (folder / name).write_bytes(files[name])
     return files[MANIFEST]
-
-
-def _signer(key: Path | None, key_id: str | None) -> tuple[bytes, str] | None:
-    from pipeline.cli.signing import read_key
-
-    return None if key is None else read_key(key, key_id)
 
 
 def _module(recipe: str) -> Any:

@@ -57,9 +57,9 @@ class ParquetFile:
         self, progress: Progress, report: ImportReport
     ) -> Iterator[tuple[int, list[str], list[int], "pyarrow.RecordBatch"]]:
         """Yield number of the first row, asset and time of each row, and the columns."""
-        parquet, whole, done = _pyarrow(self.path), namer(self.csv_map, self.path), 0
+        parquet, done = _pyarrow(self.path), 0
         with self._named(), parquet.ParquetFile(self.path) as file:
-            size = self.path.stat().st_size
+            whole, size = namer(self.csv_map, self.path), self.path.stat().st_size
             self._check(file.schema_arrow)
             total = max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(self.csv_map.columns))):

@@ -103,9 +103,12 @@ def _unlabelled(experiments: Sequence[Experiment]) -> list[str]:
 
 def judged(files: Sequence[Path], csv_map: CsvMap, settings: Settings, options: Options,
            change: ModelSpec | None = None) -> list[Experiment]:
-    """Take files through the flow; change: a passport to be used in place of the one of the bundle of its name."""
+    """Take files through the flow; change: a passport to be used in place of the one of the bundle of its name.
+
+    Raises InputError where every frame is refused.
+    """
     experiments = [read_experiment(path, csv_map) for path in files]
-    attribution = Attribution(experiments, csv_map.birth.samples_per_frame)
+    attribution, refused, rows = Attribution(experiments, csv_map.birth.samples_per_frame), set[str](), 0
     sizes, before = {f: f.stat().st_size for f in files}, {f: 0 for f in files}
 
     def advance(path: Path, position: int) -> None:
@@ -118,6 +121,10 @@ def judged(files: Sequence[Path], csv_map: CsvMap, settings: Settings, options: 
             run.flow.seats.replace(replace(bundle, spec=change))
         for effects in run.run(attribution.watch(Source(tuple(files), csv_map, advance))):
             attribution.take(effects.assessments)
+            rows += len(effects.assessments)
+            refused |= {f"{letter.reason}: {letter.detail}" for letter in effects.dead_letters}
+    if refused and not rows:
+        raise InputError(f"no row could be scored, {sorted(refused)[0]}")
     attribution.finish()
     return experiments
 

@@ -24,9 +24,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.plant.csvhistory import is_table
+from pipeline.plant.csvmap import SHIPPED, CsvMap, load_map
 from pipeline.plant.evaluate.given import sha256
 
 Arrays = dict[str, NDArray[Any]]
+#: Of a folder's tables: what their columns mean.
+MAP = "map.toml"
 #: How `about.json` of a work folder begins: by this a folder is known as ours.
 _MARK = {"_": "finished parts of a training of kizashi"}
 _OURS = re.compile(r"about\.json|[0-9a-f]{16}\.(npz|part)")
@@ -146,6 +149,15 @@ def refuse_twins(what: str, fitted: Mapping[str, Sequence[str]]) -> None:
         if twin is not None:
             refuse_leak(what, {twin: fitted[twin]}, {name: hashes})
         before |= dict.fromkeys(hashes, name)
+
+
+def map_in(folder: Path, name: str = MAP) -> CsvMap:
+    """Read the map of a folder's tables: a file in it, or one that comes with Kizashi. Raises InputError."""
+    place = folder / name
+    if name == MAP and not place.exists():
+        raise InputError(f"{place}: is not there; it says which columns are channels, and of which asset. "
+                         f"{SHIPPED / 'skab.toml'} is an example with every key")
+    return load_map(place if place.exists() else Path(name))
 
 
 def tables(folder: Path) -> dict[str, str]:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
-from pipeline.plant.train import Job, refuse_twins, tables
+from pipeline.plant.train import Job, map_in, refuse_twins, tables
 
 if TYPE_CHECKING:
     from engines.recipes.convae import Signals, Trained
 
-MAP = "map.toml"
 #: Given instead of a folder.
 SIMULATOR = Path("simulator")
 _SAMPLE_STEPS = 60
@@ -51,13 +50,9 @@ def _simulated() -> "list[Signals]":
 
 def _read(job: Job) -> "tuple[list[Signals], dict[str, str]]":
     from pipeline.plant import healthy
-    from pipeline.plant.csvmap import load_map
 
     hashes = tables(job.data)
-    if not (job.data / MAP).exists():
-        raise InputError(f"{job.data / MAP}: is not there; it says which columns are channels, and of which asset. "
-                         "pipeline/plant/maps/skab.toml is an example with every key")
-    return healthy.of_files([job.data / name for name in hashes], load_map(job.data / MAP)), hashes
+    return healthy.of_files([job.data / name for name in hashes], map_in(job.data)), hashes
 
 
 def _data(signals: "list[Signals]") -> str:

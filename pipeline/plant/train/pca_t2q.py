@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.plant.csvhistory import CsvHistory
-from pipeline.plant.csvmap import load_map
 from pipeline.plant.series import series
-from pipeline.plant.train import Job, refuse_twins, tables
+from pipeline.plant.train import MAP, Job, map_in, refuse_twins, tables
 from schemas import AssetBirth
 
-PLAN, MAP = "plan.toml", "map.toml"
+PLAN = "plan.toml"
 _SET_POINT = "set point"
 
 
@@ -53,9 +52,9 @@ def train(job: Job) -> None:
     wanted = read_plan(job.data)
     hashes = tables(job.data)
     refuse_twins("file", {name: [digest] for name, digest in hashes.items()})  # limits come from blocks left out
-    place, files = job.data / wanted.map, [job.data / name for name in hashes]
+    files = [job.data / name for name in hashes]
     job.progress(0.0, f"reading {len(hashes)} files")
-    found = series(CsvHistory(load_map(place if place.exists() else Path(wanted.map))).read(files))
+    found = series(CsvHistory(map_in(job.data, wanted.map)).read(files))
     births = [birth for birth, _ in found.values()]
     if not births:
         raise InputError(f"{job.data}: its tables hold no row")
