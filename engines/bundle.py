@@ -24,7 +24,7 @@ from engines.kindspec import EwmaSpec, MewmaSpec, OrderSpec, WindowSpec
 from engines.manifest import Manifest
 from engines.spec import BudgetSpec, BundleError, Card, JudgeSpec, MatchSpec, ModelSpec, read_spec
 from engines.trust import Trust, TrustPolicy
-from engines.wire import ModelFacts, TensorFacts, read_model
+from engines.wire import MAX_FAULTS, ModelFacts, TensorFacts, read_model
 
 __all__ = [
     "SHIPPED", "BudgetSpec", "Bundle", "BundleError", "Candidate", "Card", "EwmaSpec", "JudgeSpec", "MatchSpec",
@@ -36,8 +36,6 @@ MAX_MODEL_BYTES = LIMITS[MODEL]
 # Part of every state hash. Raise it when the meaning of streaming state changes although no parameter does.
 STATE_LAYOUT = 1
 SHIPPED = Path(__file__).parent / "bundles"
-# Faults of one bundle that are told; a model of another kind has one for every node.
-_MAX_FAULTS = 30
 _BELIEVE_SHIPPED = TrustPolicy()
 
 
@@ -124,7 +122,7 @@ def inspect(files: Mapping[str, bytes]) -> tuple[ModelSpec | None, Golden | None
         facts = read_model(files[MODEL])
         faults += [f"{MODEL}: {fault}" for fault in facts.faults]
     except ValueError as error:
-        faults.append(f"{MODEL} is not an ONNX model: {error}")
+        faults.append(f"{MODEL} is not an ONNX model that can be used: {error}")
     try:
         golden = golden_vectors.decode(files[GOLDEN])
     except ValueError as error:
@@ -154,8 +152,7 @@ def _parse(path: Path, manifest: Manifest, files: Mapping[str, bytes], trust: Tr
     if spec is not None and (spec.name, spec.version) != (manifest.name, manifest.version):
         faults.append(f"{PASSPORT} is of {spec.name} {spec.version}, {MANIFEST} of {manifest.name} {manifest.version}")
     if spec is None or faults:
-        more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
-        raise BundleError(path, faults[:_MAX_FAULTS] + more)
+        raise BundleError(path, faults[:MAX_FAULTS] + (["and more"] if len(faults) > MAX_FAULTS else []))
     model = files[MODEL]
     return Bundle(spec, path, model, hashlib.sha256(model).hexdigest(), hashlib.sha256(files[MANIFEST]).hexdigest(),
                   trust, golden)

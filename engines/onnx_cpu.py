@@ -39,6 +39,8 @@ class OnnxCpu:
         options.enable_cpu_mem_arena = True
         # Failures come back as exceptions; without this each of them also writes to stderr, past our logs.
         options.log_severity_level = _FATAL
+        # Otherwise "ORTM" in bytes 4 to 8 makes it read ONNX Runtime's own format, which a protobuf can be at once.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             session = ort.InferenceSession(bundle.model, options, providers=["CPUExecutionProvider"])
         except _FAILURES as error:

@@ -47,16 +47,10 @@ INSTEAD = {
     "BlackmanWindow": "put the window into the model as a constant",
 }  # fmt: skip
 _CUSTOM = "use operators of ONNX itself, or export to them: no library of custom operators is ever loaded"
-_LOCAL = "inline it with onnx.inliner.inline_local_functions"
 
 
-def misfit(domain: str, operator: str, local: bool = False) -> str:
-    """Say why an operator is not allowed and what to use instead; empty if it is allowed.
-
-    local: the model defines it as a function of its own.
-    """
-    if local:
-        return f"function {operator} of the model itself: {_LOCAL}"
+def misfit(domain: str, operator: str) -> str:
+    """Say why an operator is not allowed and what to use instead; empty if it is allowed."""
     if domain not in ("", "ai.onnx"):
         return f"operator {operator} of domain {domain!r}: {_CUSTOM}"
     if operator not in OPERATORS:

@@ -1,11 +1,12 @@
-"""Read just enough of ONNX's protobuf encoding to see what a model takes and whether it may be run at all.
+"""See in an ONNX model's bytes what it takes and gives, and whether it may be run at all, before any runtime does.
 
-Before any runtime sees the bytes: is all of its data inside (a file beside it would escape the bundle's hash, and a
-path may leave the folder), are its operators allowed, are its weights numbers. In all nesting levels, without the
-`onnx` package, which a worker does not need (14 MiB resident). A model of 64 MiB takes 0.1 s.
+Is all of its data inside (a file beside it would escape the bundle's hash, and a path may leave the folder), are its
+operators allowed, are its weights numbers. Without the `onnx` package, which a worker does not need (14 MiB resident).
+A model of 64 MiB takes 0.1 s.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,38 +14,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.ops import misfit
+from engines.protobuf import Reader, Value, message
 
 Numbers = NDArray[Any]
 Dims = tuple[int | str | None, ...]
 
-# Field numbers of onnx.proto3 (IR version 13): message -> {field: nested message}. Only these can hold a tensor.
-_NESTED: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
+#: Messages of onnx-ml.proto (IR version 13), without what exporters do not write or no engine of ours can run.
+SCHEMA = {
+    "ModelProto": message(
+        "1 ir_version int64", "2 producer_name string", "3 producer_version string", "4 domain string",
+        "5 model_version int64", "6 doc_string string", "7 graph GraphProto", "8 opset_import OperatorSetIdProto*",
+        "14 metadata_props StringStringEntryProto*", "20 training_info TrainingInfoProto*",
+        "25 functions FunctionProto*"),
+    "OperatorSetIdProto": message("1 domain string", "2 version int64"),
+    "GraphProto": message(
+        "1 node NodeProto*", "2 name string", "5 initializer TensorProto*", "10 doc_string string",
+        "11 input ValueInfoProto*", "12 output ValueInfoProto*", "13 value_info ValueInfoProto*",
+        "15 sparse_initializer SparseTensorProto*", "16 metadata_props StringStringEntryProto*"),
+    "NodeProto": message(
+        "1 input string*", "2 output string*", "3 name string", "4 op_type string", "5 attribute AttributeProto*",
+        "6 doc_string string", "7 domain string", "9 metadata_props StringStringEntryProto*"),
+    "AttributeProto": message(
+        "1 name string", "2 f float", "3 i int64", "4 s bytes", "5 t TensorProto", "6 g GraphProto", "7 floats float*",
+        "8 ints int64*", "9 strings bytes*", "10 tensors TensorProto*", "11 graphs GraphProto*",
+        "13 doc_string string", "20 type enum", "22 sparse_tensor SparseTensorProto",
+        "23 sparse_tensors SparseTensorProto*"),
+    "TensorProto": message(
+        "1 dims int64*", "2 data_type int32", "4 float_data float*", "5 int32_data int32*", "6 string_data bytes*",
+        "7 int64_data int64*", "8 name string", "9 raw_data bytes", "10 double_data double*", "11 uint64_data uint64*",
+        "12 doc_string string", "13 external_data StringStringEntryProto*", "14 data_location enum",
+        "16 metadata_props StringStringEntryProto*"),
+    "ValueInfoProto": message(
+        "1 name string", "2 type TypeProto", "3 doc_string string", "4 metadata_props StringStringEntryProto*"),
+    "TypeProto": message("1 tensor_type TypeProto.Tensor", "6 denotation string"),
+    "TypeProto.Tensor": message("1 elem_type int32", "2 shape TensorShapeProto"),
+    "TensorShapeProto": message("1 dim TensorShapeProto.Dimension*"),
+    "TensorShapeProto.Dimension": message("1 dim_value int64", "2 dim_param string", "3 denotation string"),
+    "StringStringEntryProto": message("1 key string", "2 value string"),
+}  # fmt: skip
+_REFUSED = {
+    "functions": "the model has functions of its own: inline them with onnx.inliner.inline_local_functions",
+    "training_info": "the model holds its training: export it for inference",
+    "sparse_initializer": "the graph has a sparse tensor: store it dense",
+    "sparse_tensor": "a node has a sparse tensor: store it dense",
+    "sparse_tensors": "a node has a sparse tensor: store it dense",
+    "g": "a node has a graph within: no operator that is allowed takes one",
+    "graphs": "a node has a graph within: no operator that is allowed takes one",
 }
-_MODEL_OPSET, _MODEL_GRAPH, _MODEL_FUNCTION = 8, 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
-_FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
-_NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN = 2, 3, 4, 7
-_ATTRIBUTE_FLOAT, _ATTRIBUTE_FLOATS = 2, 7
-_TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INTS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_DOUBLES = 2, 4, 5, 8, 9, 10
-_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
-# Protobuf's own default limit of recursion: deeper input is an attack, not a model.
-_MAX_DEPTH = 100
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: TensorProto.DataType -> NumPy dtype, of what goes in and out of an engine.
 DTYPES = {1: "f4", 11: "f8", 10: "f2", 6: "i4", 7: "i8", 2: "u1", 9: "b1"}
-_FLOATS = {1: "<f4", 11: "<f8", 10: "<f2"}
-_BFLOAT16 = 16
+_FLOAT16, _BFLOAT16 = 10, 16
+#: Those of weights whose bits may be no number, as raw_data has them.
+_RAW = {1: "<f4", 11: "<f8", _FLOAT16: "<f2", _BFLOAT16: "<u2"}
+#: Whole numbers of 1 to 8 bytes and of 4 bits, which are numbers whatever their bits. Of what is left out (texts,
+#: complex numbers, floats of 8 bits and less) no engine of ours takes a weight.
+_WHOLE = (2, 3, 4, 5, 6, 7, 9, 12, 13, 21, 22)
+#: AttributeProto.AttributeType of floats, whole numbers, texts and tensors, alone and many.
+_ATTRIBUTES = (1, 2, 3, 4, 6, 7, 8, 9)
 # Operators have had their present inputs since opset 13 of 2020; 25 is the newest that an engine of ours reads.
 _MIN_OPSET, _MAX_OPSET = 13, 25
-
-Field = tuple[int, "int | memoryview"]
+#: The largest shipped model has 277 nodes; a thousand layers of ten operators fit twice. ONNX Runtime takes seconds
+#: for so many. Fields: 25 a node; they are read in 0.5 s, which bounds what empty messages (two bytes each) can cost.
+MAX_NODES, MAX_FIELDS = 20_000, 500_000
+#: Faults of one model that are told: one of another kind has a fault for every node.
+MAX_FAULTS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +91,10 @@ class TensorFacts:
 
 @dataclass(slots=True)
 class ModelFacts:
-    """What a model takes and gives, and why it may not be run: empty `faults` if it may."""
+    """What a model takes and gives, and why it may not be run: empty `faults` if it may.
+
+    With more than MAX_FAULTS of them the look ends, and the rest is as far as it got.
+    """
 
     inputs: tuple[TensorFacts, ...] = ()
     outputs: tuple[TensorFacts, ...] = ()
@@ -67,188 +103,163 @@ class ModelFacts:
     faults: list[str] = field(default_factory=list)
 
 
+class _Enough(Exception):
+    pass
+
+
 def read_model(model: bytes) -> ModelFacts:
-    """Look through the bytes of a model.onnx. Raises ValueError when they are no ONNX model."""
-    buffer, facts = memoryview(model), ModelFacts()
-    graph = local = None
-    functions: set[tuple[str, str]] = set()
-    for number, value in _fields(buffer):
-        if number == _MODEL_GRAPH and isinstance(value, memoryview):
-            if graph is not None:
-                raise ValueError("two graphs in it")
-            graph = value
-        elif number == _MODEL_FUNCTION and isinstance(value, memoryview):
-            local = _texts(value, _FUNCTION_DOMAIN, _FUNCTION_NAME)
-            functions.add((local[0], local[1]))
-        elif number == _MODEL_OPSET and isinstance(value, memoryview):
-            opset = dict(_fields(value))
-            if _text(opset.get(1, memoryview(b""))) in ("", "ai.onnx"):
-                facts.opset = max(facts.opset, _number(opset.get(2, 0)))
-    if graph is None:
-        raise ValueError("no graph in it")
-    _Look(facts, functions).message(buffer, "model", 0)
-    _signature(graph, facts)
-    if not _MIN_OPSET <= facts.opset <= _MAX_OPSET:
-        facts.faults.append(f"opset {facts.opset} of ai.onnx; export with one of {_MIN_OPSET} to {_MAX_OPSET}")
-    return facts
+    """Look through the bytes of a model.onnx. Raises ValueError when they are no ONNX model that has one meaning."""
+    look = _Look()
+    with suppress(_Enough):
+        look.model(memoryview(model))
+    return look.facts
 
 
 @dataclass(slots=True)
 class _Look:
-    """Walks all nested messages and notes what is wrong."""
+    """Walks the messages and notes what is wrong. None of them is within one of its kind, so the depth has an end."""
 
-    facts: ModelFacts
-    functions: set[tuple[str, str]]
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    reader: Reader = field(default_factory=lambda: Reader(SCHEMA, MAX_FIELDS))
 
-    def message(self, buffer: memoryview, kind: str, depth: int) -> None:
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"nested deeper than {_MAX_DEPTH} messages")
-        if kind == "tensor":
-            self._tensor(buffer)
-            return
-        if kind == "node":
-            self._node(buffer)
-        for number, value in _fields(buffer):
-            nested = _NESTED[kind].get(number)
-            if nested and isinstance(value, memoryview):
-                self.message(value, nested, depth + 1)
-            elif kind == "attribute" and number in (_ATTRIBUTE_FLOAT, _ATTRIBUTE_FLOATS):
-                self._numbers("a node's attribute", _whole(value, "<f4"))
+    def model(self, buffer: memoryview) -> None:
+        graph: Value | None = None
+        opsets: dict[str, int] = {}
+        for name, value in self._fields(buffer, "ModelProto"):
+            if name == "graph":
+                graph = value
+            elif name == "opset_import":
+                said = dict(self._fields(value, "OperatorSetIdProto"))
+                domain = str(said.get("domain", ""))
+                domain = "" if domain == "ai.onnx" else domain
+                if domain in opsets:
+                    raise ValueError(f"the opset of {domain or 'ai.onnx'} is there twice")
+                opsets[domain] = _number(said.get("version"))
+        if graph is None:
+            raise ValueError("no graph in it")
+        self._graph(graph)
+        self.facts.opset = opsets.get("", 0)
+        if not _MIN_OPSET <= self.facts.opset <= _MAX_OPSET:
+            self._fault(f"opset {self.facts.opset} of ai.onnx; export with one of {_MIN_OPSET} to {_MAX_OPSET}")
 
-    def _node(self, buffer: memoryview) -> None:
+    def _graph(self, graph: Value) -> None:
+        inputs, outputs, constants = [], [], set()
+        for name, value in self._fields(graph, "GraphProto"):
+            if name == "node":
+                self._node(value)
+            elif name == "initializer":
+                constants.add(self._tensor(value))
+            elif name == "input":
+                inputs.append(self._tensor_facts(value))
+            elif name == "output":
+                outputs.append(self._tensor_facts(value))
+            elif name == "value_info":
+                self._tensor_facts(value)
+        self.facts.inputs = tuple(tensor for tensor in inputs if tensor.name not in constants)
+        self.facts.outputs = tuple(outputs)
+
+    def _node(self, node: Value) -> None:
         self.facts.nodes += 1
-        domain, operator, name, output = _texts(buffer, _NODE_DOMAIN, _NODE_OPERATOR, _NODE_NAME, _NODE_OUTPUT)
-        why = misfit(domain, operator, (domain, operator) in self.functions)
-        if why:
-            who = f"node {name!r}" if name else f"the node that makes {output!r}"
-            self.facts.faults.append(f"{who} is {why}")
+        if self.facts.nodes > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES} nodes; write loops that were unrolled as tensors")
+        said, output, attributes = {"domain": "", "op_type": "", "name": ""}, "", []
+        for name, value in self._fields(node, "NodeProto"):
+            if name in said:
+                said[name] = str(value)
+            elif name == "output":
+                output = output or str(value)
+            elif name == "attribute":
+                attributes.append(value)
+        who = f"node {said['name']!r}" if said["name"] else f"the node that makes {output!r}"
+        if why := misfit(said["domain"], said["op_type"]):
+            self._fault(f"{who} is {why}")
+            return
+        for attribute in attributes:
+            self._attribute(f"an attribute of {who}", attribute)
 
-    def _tensor(self, buffer: memoryview) -> None:
-        fields = list(_fields(buffer))
-        name = _texts(buffer, _TENSOR_NAME)[0]
-        kind = next((_number(v) for n, v in reversed(fields) if n == _TENSOR_TYPE), 0)
-        if any(n == _TENSOR_EXTERNAL_DATA or (n == _TENSOR_DATA_LOCATION and v != 0) for n, v in fields):
-            self.facts.faults.append(f"tensor {name!r} lies in another file; save the model with all data inside")
-        for number, value in fields:
-            if number == _TENSOR_FLOATS:
-                self._numbers(f"tensor {name!r}", _whole(value, "<f4"))
-            elif number == _TENSOR_DOUBLES:
-                self._numbers(f"tensor {name!r}", _whole(value, "<f8"))
-            elif number == _TENSOR_RAW and kind in _FLOATS:
-                self._numbers(f"tensor {name!r}", _whole(value, _FLOATS[kind]))
-            elif number == _TENSOR_RAW and kind == _BFLOAT16:
-                self._numbers(f"tensor {name!r}", _bfloat(_whole(value, "<u2")))
-            elif number == _TENSOR_INTS and kind in (10, _BFLOAT16):
-                half = np.array(_packed(value), "<u8").astype("<u2")
-                self._numbers(f"tensor {name!r}", half.view("<f2") if kind in _FLOATS else _bfloat(half))
+    def _attribute(self, who: str, attribute: Value) -> None:
+        for name, value in self._fields(attribute, "AttributeProto"):
+            if name in ("f", "floats"):
+                self._numbers(who, _whole(value, "<f4"))
+            elif name in ("t", "tensors"):
+                self._tensor(value)
+            elif name == "type" and value not in _ATTRIBUTES:
+                self._fault(f"{who} is of ONNX type {value}, which none of an operator that is allowed is")
 
-    def _numbers(self, who: str, values: Numbers) -> None:
+    def _tensor(self, tensor: Value) -> str:
+        """Look at a tensor and return its name."""
+        name, kind, outside, halves, parts = "", 0, False, False, []
+        for key, value in self._fields(tensor, "TensorProto"):
+            if key == "name":
+                name = str(value)
+            elif key == "data_type":
+                kind = _number(value)
+            elif key in ("float_data", "double_data", "raw_data"):
+                parts.append((key, value))
+            outside |= key == "external_data" or (key == "data_location" and value != 0)
+            halves |= key == "int32_data"
+        who = f"tensor {name!r}"
+        if outside:
+            self._fault(f"{who} lies in another file; save the model with all data inside")
+        if kind not in _WHOLE and kind not in _RAW:
+            self._fault(f"{who} is of ONNX type {kind}, which is none of weights")
+        if halves and kind in (_FLOAT16, _BFLOAT16):
+            self._fault(f"{who} has its floats of 16 bits as whole numbers; store them as raw_data")
+        for key, value in parts:
+            dtype = {"float_data": "<f4", "double_data": "<f8"}.get(key) or _RAW.get(kind)
+            if dtype:
+                self._numbers(who, _whole(value, dtype), kind == _BFLOAT16 and key == "raw_data")
+        return name
+
+    def _tensor_facts(self, value_info: Value) -> TensorFacts:
+        name, kind, dims = "", 0, []
+        for key, value in self._fields(value_info, "ValueInfoProto"):
+            if key == "name":
+                name = str(value)
+                continue
+            for a, tensor in self._fields(value, "TypeProto") if key == "type" else ():
+                for b, part in self._fields(tensor, "TypeProto.Tensor") if a == "tensor_type" else ():
+                    if b == "elem_type":
+                        kind = _number(part)
+                        continue
+                    dims = [self._dim(dim) for _, dim in self._fields(part, "TensorShapeProto")]
+        return TensorFacts(name, DTYPES.get(kind, f"ONNX type {kind}"), tuple(dims))
+
+    def _dim(self, dim: Value) -> int | str | None:
+        said = dict(self._fields(dim, "TensorShapeProto.Dimension"))
+        if "dim_value" in said and "dim_param" in said:  # of these the last would count
+            raise ValueError(f"a dimension is both {said['dim_value']} and {said['dim_param']!r}")
+        size = said.get("dim_value", said.get("dim_param"))
+        return size if isinstance(size, int) else str(size or "") or None
+
+    def _fields(self, part: Value, kind: str) -> Iterator[tuple[str, Value]]:
+        assert isinstance(part, memoryview)  # by its wire type
+        for name, value in self.reader.fields(part, kind):
+            if name in _REFUSED:
+                self._fault(_REFUSED[name])
+            if name == "metadata_props":
+                dict(self._fields(value, "StringStringEntryProto"))
+            yield name, value
+
+    def _numbers(self, who: str, values: Numbers, bfloats: bool = False) -> None:
+        if bfloats:  # the upper half of a float32
+            values = (values.astype("<u4") << 16).view("<f4")
         if not np.isfinite(values).all():
             what = "NaN" if np.isnan(values).any() else "infinite values"
-            self.facts.faults.append(f"{who} holds {what}; weights are finite numbers")
+            self._fault(f"{who} holds {what}; weights are finite numbers")
+
+    def _fault(self, text: str) -> None:
+        self.facts.faults.append(text)
+        if len(self.facts.faults) > MAX_FAULTS:
+            raise _Enough
 
 
-def _signature(graph: memoryview, facts: ModelFacts) -> None:
-    inputs, outputs, constants = [], [], set()
-    for number, value in _fields(graph):
-        if not isinstance(value, memoryview):
-            continue
-        if number == _GRAPH_INPUT:
-            inputs.append(_tensor_facts(value))
-        elif number == _GRAPH_OUTPUT:
-            outputs.append(_tensor_facts(value))
-        elif number == _GRAPH_INITIALIZER:
-            constants.add(_texts(value, _TENSOR_NAME)[0])
-    facts.inputs = tuple(tensor for tensor in inputs if tensor.name not in constants)
-    facts.outputs = tuple(outputs)
-
-
-def _tensor_facts(value_info: memoryview) -> TensorFacts:
-    """Read a ValueInfoProto: name 1, type 2 . tensor_type 1 . (elem_type 1, shape 2 . dim 1 . (value 1, param 2))."""
-    name, kind, dims = _texts(value_info, 1)[0], 0, []
-    for number, value in _nested(_nested(_fields(value_info), 2), 1):
-        if number == 1:
-            kind = _number(value)
-        elif number == 2 and isinstance(value, memoryview):
-            for _, dim in _fields(value):
-                known = dict(_fields(dim)) if isinstance(dim, memoryview) else {}
-                size: int | str | None = None
-                if 1 in known:
-                    size = _number(known[1])
-                elif 2 in known:
-                    size = _text(known[2]) or None
-                dims.append(size)
-    return TensorFacts(name, DTYPES.get(kind, f"ONNX type {kind}"), tuple(dims))
-
-
-def _nested(fields: Iterator[Field], wanted: int) -> Iterator[Field]:
-    for number, value in fields:
-        if number == wanted and isinstance(value, memoryview):
-            yield from _fields(value)
-
-
-def _texts(buffer: memoryview, *wanted: int) -> list[str]:
-    found = dict.fromkeys(wanted, "")
-    for number, value in _fields(buffer):
-        if number in found:  # the last one counts, as in every reader of protobuf
-            found[number] = _text(value)
-    return [found[number] for number in wanted]
-
-
-def _text(value: int | memoryview) -> str:
-    return bytes(value).decode(errors="replace") if isinstance(value, memoryview) else ""
-
-
-def _number(value: int | memoryview) -> int:
+def _number(value: Value | None) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _whole(value: int | memoryview, dtype: str) -> Numbers:
-    """Return packed numbers, without the bytes of a last one that is cut off (a runtime refuses those)."""
-    data = value if isinstance(value, memoryview) else memoryview(b"")
+def _whole(value: Value, dtype: str) -> Numbers:
+    """Return numbers, without the bytes of a last one that is cut off (a runtime refuses those)."""
+    assert isinstance(value, memoryview)  # by its wire type
     size = np.dtype(dtype).itemsize
-    return np.frombuffer(data[: len(data) // size * size], dtype)
-
-
-def _bfloat(halves: Numbers) -> Numbers:
-    return (halves.astype("<u4") << 16).view("<f4")
-
-
-def _packed(value: int | memoryview) -> list[int]:
-    if isinstance(value, int):
-        return [value]
-    numbers, at = [], 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        numbers.append(number)
-    return numbers
-
-
-def _fields(buffer: memoryview) -> Iterator[Field]:
-    at = 0
-    while at < len(buffer):
-        key, at = _varint(buffer, at)
-        number, wire = key >> 3, key & 7
-        value: int | memoryview
-        if wire == _VARINT:
-            value, at = _varint(buffer, at)
-        elif wire in (_FIXED64, _FIXED32, _BYTES):
-            size = 8 if wire == _FIXED64 else 4
-            if wire == _BYTES:
-                size, at = _varint(buffer, at)
-            if at + size > len(buffer):
-                raise ValueError(f"field {number} is cut off at byte {at}")
-            value, at = buffer[at : at + size], at + size
-        else:
-            raise ValueError(f"wire type {wire} at byte {at}")
-        yield number, value
-
-
-def _varint(buffer: memoryview, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while at < len(buffer) and shift < 64:
-        byte = buffer[at]
-        at, result, shift = at + 1, result | (byte & 0x7F) << shift, shift + 7
-        if byte < 0x80:
-            return result, at
-    raise ValueError(f"a number is cut off at byte {at}")
+    return np.frombuffer(value[: len(value) // size * size], dtype)
