@@ -113,8 +113,9 @@ def _run(
             report = module.evaluate(
                 data, out, settings, Options(protocol.value, seeds or SEEDS, progress=progress, **own))
     except InputError as error:
-        below = data / name  # given the folder that holds the sets
-        raise InputError(f"{error}; is it {below}?") from error if below.is_dir() else error
+        if not (data / name).is_dir():
+            raise
+        raise InputError(f"{error}; is it {data / name}?") from error  # given was the folder that holds the sets
     report.write(out / "report.html")
     for line in report.lines():
         print(line)

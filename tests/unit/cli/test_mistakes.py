@@ -6,7 +6,7 @@ from tests.plant import SKAB_COLUMNS, kizashi
 
 
 @pytest.mark.parametrize(("line", "code", "said"), [
-    ("evaluate cmapss --data D --out D/out", 5, "D: holds no test_FD00k.txt"),
+    ("evaluate cmapss --data D --out D/out", 5, "D: holds no test_FD00k.txt or .txt.gz (k from 1 to 4)\n"),
     ("evaluate cmapss --data D/sets --out D/out", 5, "(k from 1 to 4); is it D/sets/cmapss?"),
     ("evaluate skab --data D/skab --out D/out --bundle rul-ewma", 5, "no row could be scored, no_route"),
     ("evaluate nab --data D/none --out D/out", 5, "D/none: is no folder"),
