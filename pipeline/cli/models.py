@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,7 +64,8 @@ def check(
 ) -> None:
     """Check bundles: files, trust, shapes, dtypes, golden vectors on every engine of this machine, latency, memory.
 
-    Needs no broker, no GPU and no network. Exit code 4 when anything is wrong.
+    Needs no broker, no GPU and no network. A bundle that nobody vouches for is read, not run: sign it, or set
+    models.allow_unsigned = true for this check. Exit code 4 when anything is wrong.
     """
     from engines.bundle import shipped_bundles
     from pipeline.cli.modelscheck import check as check_one
@@ -204,13 +206,19 @@ def _serves(candidate: "Candidate", record: "Record", is_best: bool) -> str:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file at once: who looks meanwhile sees the old one or the new one."""
-    part = path.with_name(f".{path.name}.part")
+    """Write a file at once: who looks meanwhile sees the old one or the new one. A link in its place goes."""
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
+        # a name that nobody can lay a link under beforehand; one with a dot in front is no bundle
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
+            try:
+                part.write(data)
+                part.flush()
+                os.fchmod(part.fileno(), 0o644)  # it holds no secret, and a worker is another user
+                os.replace(part.name, path)
+            except BaseException:
+                os.unlink(part.name)
+                raise
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"{path}: {error.strerror}") from error
 
 
