@@ -85,13 +85,15 @@ class Candidate:
     fault: str = ""
 
 
-def load_bundle(path: str | Path, policy: TrustPolicy = _BELIEVE_SHIPPED) -> Bundle:
+def load_bundle(path: str | Path, policy: TrustPolicy = _BELIEVE_SHIPPED,
+                files: Mapping[str, bytes] | None = None) -> Bundle:
     """Read and check the bundle at `path`, a folder or a canonical .zip. Without a policy only shipped ones load.
 
+    files: what was read from it, where somebody did (`engines.archive.read_files`); `path` is then only a name.
     Raises BundleError with every fault of the first stage that has one: files and hashes, trust, contents.
     """
     path = Path(path)
-    files = read_files(path)
+    files = read_files(path) if files is None else files
     manifest = verify(path, files)
     trust, faults = trusts.judge(manifest, files[MANIFEST], files.get(SIGNATURE), policy)
     if faults:

@@ -171,6 +171,21 @@ def picky() -> bytes:
     )
 
 
+def rounded_up() -> bytes:
+    """Window model: x f4 (n, frames, 4, samples) -> the mean of its squares.
+
+    Has an operator that engines run and the reference does not know.
+    """
+    node = helper.make_node
+    return _model(
+        [node("Mul", ["x", "x"], ["square"]), node("ReduceMean", ["square"], ["mean"], axes=[1, 2, 3], keepdims=0),
+         node("Ceil", ["mean"], ["whole"]), node("Mul", ["whole", "zero"], ["nothing"]),
+         node("Add", ["mean", "nothing"], ["score"])],
+        ["n", "frames", 4, "samples"],
+        {"zero": np.array(0, "f4")},
+    )  # fmt: skip
+
+
 def picky_rows() -> dict[str, np.ndarray]:
     """Golden inputs of `picky`: every index."""
     return {"x": (np.arange(ROWS, dtype="f4") % 4).reshape(ROWS, 1, 1, 1)}

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,15 +13,13 @@ from pipeline.cli.options import Assignments, ConfigFile, read_settings
 from pipeline.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from engines import Bundle, Engine
+    from engines import Bundle
     from engines.measure import BucketTimes
+    from engines.select import Backend
     from pipeline.ops.settings import Settings
 
 # p99.9 needs a thousand rounds; the largest batch of a shipped bundle takes 0.1 ms on a CPU, so all take a second.
 _ROUNDS = 1000
-_MAX_BATCH = 256
 
 
 def bench(
@@ -37,10 +34,12 @@ def bench(
 
     pack: rows into the engine's memory. enqueue: what issuing costs the host. h2d, compute, d2h: by the device's clock.
     latency: these three, of a batch alone. queue: a batch begun while others are on the device. unpack: results out.
-    rows/s: with as many batches in flight as the engine takes. Exit code 4 when a named engine cannot be measured.
+    rows/s: with as many batches in flight as the engine takes. Exit code 4 when a named engine cannot be measured, or a
+    bundle cannot be loaded; the others are measured all the same.
     """
-    from engines import EngineError
-    from engines.select import backends, choose
+    from engines.select import backends
+    from pipeline.assembly import bundle_at
+    from pipeline.modelbook import candidates
 
     settings = read_settings(config, None, assignments)
     offers = {backend.name: backend for backend in backends()}
@@ -48,46 +47,61 @@ def bench(
     if not as_json and not engine:
         for name, backend in offers.items():
             print(f"{name}: {backend.why}" if backend.ok else f"{name}: not on this machine: {backend.why}")
-    lacking = {}
-    for name in wanted:
+    lacking = {name: why for name in wanted if (why := _lacking(name, list(offers.values())))}
+    failed = False
+    for at in [target] if target is not None else sorted({c.name for c in candidates(settings) if not c.fault}):
         try:
-            choose(name, lambda: list(offers.values()))
-        except EngineError as error:
-            lacking[name] = str(error)
-    failed = 0
-    for bundle in _bundles(target, settings):
+            bundle = bundle_at(at, settings)
+        except ModelError as error:
+            if target is not None:
+                raise
+            failed = True
+            _tell({"bundle": at, "error": str(error)}, at, as_json)
+            continue
         for name in wanted:
             why = lacking.get(name) or _measured(name, bundle, settings, rounds, as_json)
             if why:
-                failed += 1
-                _tell(bundle, name, why, as_json)
-    if failed and engine:
+                failed |= engine is not None
+                _tell({"bundle": bundle.spec.name, "engine": name, "error": why},
+                      f"{bundle.spec.name} {bundle.spec.version} on {name}", as_json)
+    if failed:
         raise typer.Exit(ModelError.exit_code)
 
 
-def _bundles(target: str | None, settings: "Settings") -> "list[Bundle]":
-    from pipeline.assembly import bundle_at
-    from pipeline.modelbook import candidates
+def _lacking(name: str, offers: "list[Backend]") -> str:
+    """Say why an engine cannot be had here; empty if it can."""
+    from engines import EngineError
+    from engines.select import choose
 
-    names = [target] if target is not None else sorted({c.name for c in candidates(settings) if not c.fault})
-    return [bundle_at(name, settings) for name in names]
+    try:
+        choose(name, lambda: offers)
+    except EngineError as error:
+        return str(error)
+    return ""
 
 
-def _tell(bundle: "Bundle", name: str, why: str, as_json: bool) -> None:
-    print(json.dumps({"bundle": bundle.spec.name, "engine": name, "error": why}) if as_json
-          else f"\n{bundle.spec.name} {bundle.spec.version} on {name}: NOT MEASURED: {why}")
+def _tell(said: dict[str, str], what: str, as_json: bool) -> None:
+    print(json.dumps(said) if as_json else f"\n{what}: NOT MEASURED: {said['error']}")
 
 
 def _measured(name: str, bundle: "Bundle", settings: "Settings", rounds: int, as_json: bool) -> str:
     """Measure one engine on one bundle and print it; return why it cannot be, empty if it was."""
     from engines import EngineError, EngineLost
     from engines.measure import measure
+    from engines.supply import EngineOptions
+    from pipeline.cli.modelsengine import FULL_BATCH, opened
 
+    e = settings.engine
+    options = EngineOptions(e.threads, e.precision, FULL_BATCH, cache=e.cache, build_timeout_s=e.build_timeout_s,
+                            build_memory_mb=e.build_memory_mb)
+    tell = partial(print, file=sys.stderr, flush=True)
+    assert bundle.golden is not None
+    case = max(bundle.golden.cases, key=lambda case: case.rows)  # the one that `measure` takes rows of
     try:
-        with _opened(name, bundle, settings) as opened:
-            opened.warm_up(_MAX_BATCH)
-            times = measure(opened, bundle, time.perf_counter, rounds=rounds)
-            notes = _notes(opened)
+        with opened(name, bundle, options, [case], tell) as made:
+            made.warm_up(FULL_BATCH)
+            times = measure(made, bundle, time.perf_counter, rounds=rounds)
+            notes = _notes(made)
     except (EngineError, EngineLost) as error:
         return str(error)
     if as_json:
@@ -100,28 +114,6 @@ def _measured(name: str, bundle: "Bundle", settings: "Settings", rounds: int, as
               f"{times[0].depth} in flight{said}; us")
         print("\n".join(table(times)))
     return ""
-
-
-@contextmanager
-def _opened(name: str, bundle: "Bundle", settings: "Settings") -> "Iterator[Engine]":
-    """Open an engine; for a GPU the plan of the rows that are measured is built first, with a line per step."""
-    from engines import open_engine
-    from engines.measure import sample_rows
-    from engines.supply import GPU_ENGINES, EngineOptions
-
-    e = settings.engine
-    options = EngineOptions(e.threads, e.precision, _MAX_BATCH, cache=e.cache, build_timeout_s=e.build_timeout_s,
-                            build_memory_mb=e.build_memory_mb)
-    engine = open_engine(name, bundle, options)
-    try:
-        if name in GPU_ENGINES:
-            from engines.gpu.provide import GpuSupply
-
-            shapes = {key: rows.shape[1:] for key, rows in sample_rows(engine.inputs, bundle, 1).items()}
-            GpuSupply(name, bundle, options).ensure(shapes, partial(print, f"{name}:", file=sys.stderr, flush=True))
-        yield engine
-    finally:
-        engine.close()
 
 
 def _notes(engine: Any) -> dict[str, str]:

@@ -1,24 +1,18 @@
 """`kizashi models check`: all that can be said of a bundle on this machine, without a broker, a GPU or the network."""
 
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engines import Bundle, Engine
+    from engines import Bundle
     from engines.measure import BucketTimes
     from engines.parity import ParityReport
     from pipeline.ops.settings import Settings
 
 _LABEL = 12
 _MIB = 1 << 20
-#: Rows of the batch that budget.latency_ms is about.
-FULL_BATCH = 256
 
 
 @dataclass(slots=True)
@@ -40,35 +34,48 @@ class Check:
 
 
 def check(path: Path, settings: "Settings", rounds: int) -> Check:
-    """Check the bundle at `path` and every engine that this machine has on it. rounds: batches per bucket, 0: none."""
+    """Check the bundle at `path` and every engine that this machine has on it. rounds: batches per bucket, 0: none.
+
+    A model that nobody vouches for is read, never run.
+    """
+    from engines.archive import read_files
     from engines.bundle import BundleError, load_bundle
     from pipeline.assembly import trust_policy
 
-    found, policy = Check([str(path)]), trust_policy(settings)
+    found, policy, believed = Check([str(path)]), trust_policy(settings), True
     try:
-        bundle = load_bundle(path, policy)
+        files = read_files(path)
     except BundleError as error:
         found.fault("bundle", *error.faults)
-        try:  # if only nobody vouches for it, all else can be said all the same
-            bundle = load_bundle(path, replace(policy, allow_unsigned=True, min_version={}))
+        return found
+    try:
+        bundle = load_bundle(path, policy, files)
+    except BundleError as error:
+        found.fault("bundle", *error.faults)
+        believed = False
+        try:  # if only nobody vouches for it, its contents can be told all the same
+            bundle = load_bundle(path, replace(policy, allow_unsigned=True, min_version={}), files)
         except BundleError as more:
             found.fault("", *(text for text in more.faults if text not in error.faults))
             return found
     found.lines[0] = f"{bundle.spec.name} {bundle.spec.version}  {path}"
-    _contents(found, bundle)
-    _engines(found, bundle, settings, rounds)
+    _contents(found, bundle, files)
+    if believed:
+        _engines(found, bundle, files, settings, rounds)
+    else:
+        found.say("engines", "not run: a model that may not serve here is read, not run")
     return found
 
 
-def _contents(found: Check, bundle: "Bundle") -> None:
-    from engines.archive import GOLDEN, MODEL, read_files
+def _contents(found: Check, bundle: "Bundle", files: Mapping[str, bytes]) -> None:
+    """Tell what the files say; they are those that `bundle` was loaded from."""
+    from engines.archive import GOLDEN, MANIFEST, MODEL
     from engines.golden import NEAR
     from engines.manifest import decode_manifest
     from engines.wire import read_model
 
-    files = read_files(bundle.path)
     facts = read_model(files[MODEL])
-    manifest = decode_manifest(files["manifest.json"])
+    manifest = decode_manifest(files[MANIFEST])
     trust = bundle.trust
     words = {"pinned": "as shipped (pinned in this package)", "signed": f"signed by key {trust.key_id!r}",
              "unsigned": f"UNSIGNED: {trust.why}"}
@@ -93,7 +100,7 @@ def _dims(dims: tuple[int | str | None, ...]) -> str:
     return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
 
 
-def _engines(found: Check, bundle: "Bundle", settings: "Settings", rounds: int) -> None:
+def _engines(found: Check, bundle: "Bundle", files: Mapping[str, bytes], settings: "Settings", rounds: int) -> None:
     from importlib.util import find_spec
 
     from engines.select import backends
@@ -102,62 +109,30 @@ def _engines(found: Check, bundle: "Bundle", settings: "Settings", rounds: int) 
         if not backend.ok:
             found.say(backend.name, f"not on this machine: {backend.why}")
             continue
-        _engine(found, bundle, settings, backend.name, rounds)
+        _engine(found, bundle, files, settings, backend.name, rounds)
     if find_spec("onnx"):
-        _engine(found, bundle, settings, "reference", 0)
+        _engine(found, bundle, files, settings, "reference", 0)
     else:
         found.say("reference", "not on this machine: package onnx is missing")
 
 
-def _engine(found: Check, bundle: "Bundle", settings: "Settings", name: str, rounds: int) -> None:
-    from importlib import import_module
+def _engine(found: Check, bundle: "Bundle", files: Mapping[str, bytes], settings: "Settings", name: str,
+            rounds: int) -> None:
+    from pipeline.cli.modelsengine import try_engine
 
-    from engines import EngineError, EngineLost
-    from engines.measure import BUCKETS, measure
-    from engines.parity import compare
-    from pipeline.parity import decide
-
-    with suppress(ImportError):  # what the package itself takes is not the model's
-        import_module(f"engines.{name}")
-    before, times = _resident(), []
-    try:
-        with _opened(name, bundle, settings) as engine:
-            report = compare(engine, bundle, decide, FULL_BATCH)
-            if rounds and report.ok:
-                engine.warm_up(FULL_BATCH)
-                # One thread of the CPU computes: what a busy machine takes from it says nothing of the model.
-                clock = time.thread_time if name == "onnx_cpu" else time.perf_counter
-                times = measure(engine, bundle, clock, BUCKETS, rounds)
-            used = _resident() - before
-    except (EngineError, EngineLost) as error:
-        found.fault(name, str(error))
+    answer = try_engine(name, bundle, files, settings, rounds)
+    report = answer.report
+    # It knows the operators that models here have needed, and not all of what they can do: no fault of the model.
+    if name == "reference" and (report is None or (report.faults and not report.differing)):
+        found.say(name, f"cannot check this model: {report.why() if report else answer.error}")
+        return
+    if report is None:
+        found.fault(name, answer.error)
         return
     _parity(found, name, report)
-    if times:
-        _table(found, times)
-        _budget(found, bundle, times, used, name)
-
-
-@contextmanager
-def _opened(name: str, bundle: "Bundle", settings: "Settings") -> Iterator["Engine"]:
-    from engines import open_engine
-    from engines.supply import GPU_ENGINES, EngineOptions
-
-    e = settings.engine  # one thread: the budget is for that
-    options = EngineOptions(1, e.precision, FULL_BATCH, cache=e.cache, build_timeout_s=e.build_timeout_s,
-                            build_memory_mb=e.build_memory_mb)
-    if name in GPU_ENGINES:
-        from engines.gpu.provide import GpuSupply
-
-        supply = GpuSupply(name, bundle, options)
-        for case in bundle.golden.cases if bundle.golden else ():  # a plan for each shape of its rows
-            tell = partial(print, f"{name}, {case.name}:", file=sys.stderr, flush=True)
-            supply.ensure({key: array.shape[1:] for key, array in case.inputs.items()}, tell)
-    engine = open_engine(name, bundle, options)
-    try:
-        yield engine
-    finally:
-        engine.close()
+    if answer.times:
+        _table(found, answer.times)
+        _budget(found, bundle, answer.times, answer.used, name)
 
 
 def _parity(found: Check, name: str, report: "ParityReport") -> None:
@@ -169,14 +144,16 @@ def _parity(found: Check, name: str, report: "ParityReport") -> None:
     found.say(name, f"parity ok on {report.rows} rows, no decision changes; farthest, of the tolerance: {worst}{near}")
 
 
-def _table(found: Check, times: "list[BucketTimes]") -> None:
+def _table(found: Check, times: "Sequence[BucketTimes]") -> None:
     rows = [("rows", [f"{t.rows}" for t in times]), ("p50 us", [f"{t.total.p50:.0f}" for t in times]),
             ("p99 us", [f"{t.total.p99:.0f}" for t in times])]
     found.say("", *(f"{label:<7}" + "".join(f"{value:>8}" for value in values) for label, values in rows))
 
 
-def _budget(found: Check, bundle: "Bundle", times: "list[BucketTimes]", used: int, name: str) -> None:
+def _budget(found: Check, bundle: "Bundle", times: "Sequence[BucketTimes]", used: int, name: str) -> None:
     # The budget is for a CPU: what a driver holds in a process is a matter of the GPU.
+    from pipeline.cli.modelsengine import FULL_BATCH
+
     budget, p99 = bundle.spec.budget, next((t.total.p99 / 1000 for t in times if t.rows == FULL_BATCH), None)
     asked: Mapping[str, tuple[float | None, float | None, str]] = {
         f"p99 of {FULL_BATCH} rows": (p99, budget.latency_ms if name == "onnx_cpu" else None, "ms"),
@@ -190,14 +167,3 @@ def _budget(found: Check, bundle: "Bundle", times: "list[BucketTimes]", used: in
         if limit is not None and value > limit:
             found.fault("", f"{what}: {value:.3g} {unit}, the budget is {limit:g} {unit}")
     found.say("", "; ".join(said))
-
-
-def _resident() -> int:
-    """Return the resident memory of this process in bytes, 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    import os
-
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,5 +1,6 @@
 """`kizashi models`: list, check, keygen, sign, rollback, as a person uses them one after the other."""
 
+import re
 import shutil
 import stat
 import tomllib
@@ -41,7 +42,7 @@ def versioned(folder: Path, version: str) -> Path:
 
 
 def test_check_says_everything_of_the_shipped_bundles_and_that_they_are_in_order(here, capsys):
-    code, out, err = run(capsys, "check", "--rounds", 20)
+    code, out, err = run(capsys, "check", "--rounds", 5)
     assert (code, err) == (0, "")
     assert f"anomaly-mewma 1.1.0  {SHIPPED}\n  trust        as shipped (pinned in this package)\n" in out
     for text in ("model.onnx             1,132 B  sha256 ", "z f8[n, C]  [1]", "score f8[n]", "opset 13",
@@ -52,18 +53,67 @@ def test_check_says_everything_of_the_shipped_bundles_and_that_they_are_in_order
     assert out.endswith(f"{len(shipped_bundles())} checked, all in order\n")
 
 
-def test_check_of_a_bundle_that_nobody_vouches_for_says_so_and_all_the_rest(here, capsys):
+def test_check_reads_a_bundle_that_nobody_vouches_for_and_never_runs_it(here, capsys, monkeypatch):
     folder = models.bundle(here / "models" / "a", models.dense())
-    code, out, _ = run(capsys, "check", folder, "--rounds", 5)
+    below = versioned(here / "models" / "b", "1.0.0")
+    tried = []
+    monkeypatch.setattr("pipeline.cli.modelsengine.try_engine", lambda *args: tried.append(args))
+    run(capsys, "sign", below)
+    least = ("--set", "models.allow_unsigned=true", "--set", 'models.min_version={anomaly-mewma = "1.1.0"}')
+    for path, more, why in ((folder, (), "is not trusted: nobody signed it; sign it (`kizashi models sign`) "),
+                            (below, least, "version 1.0.0 is below models.min_version = 1.1.0")):
+        code, out, _ = run(capsys, "check", path, "--rounds", 5, *more)
+        assert code == 4
+        assert f"FAULT: {why}" in out
+        assert "UNSIGNED: " in out and "  graph        " in out  # what it says is told all the same
+        assert "  engines      not run: " in out
+        assert out.endswith("1 checked, 1 not in order\n")
+    assert not tried
+    monkeypatch.undo()
+    code, out, _ = run(capsys, "check", folder, "--rounds", 5, "--set", "models.allow_unsigned=true")
+    assert code == 0
+    assert "onnx_cpu     parity ok on 256 rows" in out
+
+
+def test_check_tells_what_a_model_holds_whatever_was_checked_before_it(here, capsys):
+    small = shipped_bundles()["slow-level"]
+    code, out, _ = run(capsys, "check", SHIPPED, small, small, "--rounds", 5)
+    assert code == 0
+    held = [float(said) for said in re.findall(r"memory ([\d.]+) MiB", out)]
+    assert len(held) == 3
+    assert min(held) > 5  # ONNX Runtime's arenas and pools, which the first session of a process allocates
+    assert held[1] == pytest.approx(held[2], rel=0.2)
+
+
+def test_check_tells_of_the_files_that_were_verified_and_reads_them_once(here, capsys, monkeypatch):
+    def nothing(path):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("engines.bundle.read_files", nothing)
+    assert run(capsys, "check", SHIPPED, "--rounds", 0)[0] == 0
+
+
+def test_check_says_that_the_reference_does_not_know_an_operator_and_finds_no_fault(here, capsys, monkeypatch):
+    from engines import reference
+
+    folder = models.bundle(here / "models" / "a", models.rounded_up())
+    assert "Ceil" not in reference.OPERATORS
+    code, out, _ = run(capsys, "check", folder, "--rounds", 0, "--set", "models.allow_unsigned=true")
+    assert code == 0
+    assert "reference    cannot check this model: reference: no operator Ceil here; known are Add, " in out
+    assert "onnx_cpu     parity ok on 256 rows" in out
+
+
+def test_check_tells_of_an_engine_whose_process_dies(here, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.cli.modelsengine._MODULE", "antigravity_that_is_not_there")
+    code, out, _ = run(capsys, "check", SHIPPED, "--rounds", 0)
     assert code == 4
-    assert "FAULT: is not trusted: nobody signed it; sign it" in out
-    assert "UNSIGNED: nobody signed it" in out
-    assert "parity ok on 256 rows" in out
-    assert out.endswith("1 checked, 1 not in order\n")
-    assert run(capsys, "check", folder, "--rounds", 5, "--set", "models.allow_unsigned=true")[0] == 0
+    assert "onnx_cpu     FAULT: its process ended with exit code 1 and no answer; its last words: " in out
 
 
-def test_check_names_faults_of_files_and_contents_and_goes_on_with_the_next(here, capsys):
+def test_check_names_faults_of_files_and_contents_and_goes_on_with_the_next(here, capsys, monkeypatch):
+    monkeypatch.setattr("engines.select.backends", lambda: [])  # engines are another test's
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     broken = models.bundle(here / "models" / "a", models.dense())
     (broken / "model.onnx").write_bytes(b"")
     (here / "models" / "b.zip").write_bytes(b"PK")
@@ -144,6 +194,18 @@ def test_sign_writes_a_canonical_zip_and_leaves_the_folder_alone(here, capsys):
     assert "manifest.sig" not in read_files(here / "b.zip")
     assert load_bundle(here / "b.zip", models.UNSIGNED).spec.version == "1.2.0"
     assert sorted(p.name for p in here.iterdir()) == ["a", "b.zip", "key.pem", "kizashi.toml", "models"]
+
+
+def test_sign_writes_through_no_link_that_lies_where_it_writes(here, capsys):
+    folder, mine = versioned(here / "a", "1.2.0"), here / "mine"
+    mine.write_text("keep")
+    for name in ("b.zip", ".b.zip.part"):
+        (here / name).symlink_to(mine)
+    assert run(capsys, "sign", folder, "--zip", "b.zip")[0] == 0
+    assert mine.read_text() == "keep"
+    assert not (here / "b.zip").is_symlink()
+    assert load_bundle(here / "b.zip", models.UNSIGNED).spec.version == "1.2.0"
+    assert sorted(p.name for p in here.glob(".b.zip*")) == [".b.zip.part"]  # nothing of its own is left
 
 
 def test_sign_without_a_key_takes_an_old_signature_away(here, capsys):
