@@ -2,8 +2,10 @@
 
 import json
 
+from engines import shipped_bundles
 from engines.select import Backend
 from pipeline.cli.main import main
+from tests import models
 
 FAST = ["--rounds", "10", "--set", "engine.threads=1"]
 
@@ -39,3 +41,16 @@ def test_engine_that_is_not_to_be_had_is_named_with_the_reason_and_the_exit_code
 def test_unknown_bundle_is_refused_with_what_there_is(capsys):
     assert main(["models", "bench", "nothing", *FAST]) == 4
     assert "anomaly-mewma" in capsys.readouterr().err
+
+
+def test_bundle_that_cannot_be_loaded_is_told_and_the_others_are_measured(capsys, tmp_path, monkeypatch):
+    models.bundle(tmp_path / "made", models.dense())  # nobody signed it
+    small = {"slow-level": shipped_bundles()["slow-level"]}
+    monkeypatch.setattr("engines.bundle.shipped_bundles", lambda: small)
+    here = [*FAST, "--set", f"models.folder={tmp_path}"]
+    assert main(["models", "bench", "--engine", "onnx_cpu", *here]) == 4
+    told = capsys.readouterr().out
+    assert "\nmade: NOT MEASURED: " in told and "nobody signed it" in told
+    assert "slow-level 1.0.0 on onnx_cpu: 10 batches per size" in told
+    assert main(["models", "bench", "--json", *here]) == 4
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["bundle"] == "made"
