@@ -122,7 +122,7 @@ class Rows:
     """Rows ready for the engine, of one pool, in order. `fill` must be called before the pool's next step.
 
     slot, seq, offset, ts_ms: of the frame that completed each row, (rows,). t_end: time of its last sample, Unix ns.
-    frames: how many frames one row rests on, (rows,) where they differ. doubt: (rows,) int8, 0 or the number of a
+    frames: how many frames one row rests on, (rows,) where they differ. doubt: (rows,) int, 0 or the number of a
     reason of `reasons`, from 1, why the model's answer counts for nothing whatever it will be; None: no row in doubt.
     """
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from engines.bundle import Bundle, MewmaSpec
+from pipeline import still
 from pipeline.calibrate import Baseline, calibrate, usable
 from pipeline.columns import F64, I64, Array, Calibrated, FrameBatch, Groups, Rows
 from pipeline.regime import MAX_DRIVERS, drivers
@@ -16,10 +17,11 @@ from pipeline.state import Column, Pool, Table
 
 #: What a finished calibration sets; a part replaced or a new birth with other channels starts it over.
 BASELINE = ("center", "scale", "z_mean", "whitening", "limit", "kept", "ready", "suspect", "collected",
-            "driver", "slope", "low", "high")
+            "driver", "slope", "low", "high", *still.LEARNT)
 
-#: Reasons of `Rows.doubt`, by code from 1 on.
+#: Reasons of `Rows.doubt`, by code from 1 on; those that name a channel come after them.
 REASONS = ("operating point never calibrated",)
+STANDS = "a channel stands still: {}"
 
 
 def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
@@ -36,7 +38,7 @@ def columns(bundle: Bundle, channels: int, samples: int) -> tuple[Column, ...]:
         Column("kept", "u1", per), Column("ready", "u1"), Column("suspect", "u1"), Column("collected", "i4"),
         Column("samples", "i8"), Column("driver", "i2", (MAX_DRIVERS,), fill=-1),
         Column("slope", "f8", (channels, MAX_DRIVERS)), Column("low", "f8", (MAX_DRIVERS,)),
-        Column("high", "f8", (MAX_DRIVERS,)),
+        Column("high", "f8", (MAX_DRIVERS,)), *still.columns(channels),
     )
 
 
@@ -57,6 +59,7 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
     data = batch.data.astype(np.float64, copy=False)
     live, finished = _collect(pool, spec, batch, groups, data)
     slot = batch.slot[live]
+    stands = still.count(pool.table, slot, data[live])
     ranks = Groups.of(slot).rank
     order = np.argsort(ranks, kind="stable")  # round by round, each round with distinct slots
     z = np.empty((len(live), pool.channels))
@@ -87,11 +90,23 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
         number[order[a:b]] = counted[at]
     done = np.flatnonzero(number % (spec.hop or pool.samples) == 0)
     rows = _rows(pool, batch, live[done], z[done])
-    if driven:
-        doubt = doubts(table, rows.slot, z[done])
-        if doubt.any():
-            rows.doubt, rows.reasons = doubt, REASONS
+    doubt = doubts(table, rows.slot, z[done]) if driven else np.zeros(len(done), np.int32)
+    named = still.stuck(table, rows.slot, stands[done])
+    reasons = _name(pool, rows.slot, named, doubt)
+    if doubt.any():
+        rows.doubt, rows.reasons = doubt, reasons
     return rows, finished
+
+
+def _name(pool: Pool, slot: I64, channel: Array, doubt: Array) -> tuple[str, ...]:
+    """Give rows whose `channel` (n,) stands still, -1 for none, a reason that names it; return the reasons."""
+    reasons = list(REASONS)
+    for s, c in sorted(set(zip(slot[channel >= 0].tolist(), channel[channel >= 0].tolist(), strict=True))):
+        who = pool.slots[s]
+        assert who is not None
+        reasons.append(STANDS.format(pool.channels_of(who.birth)[c].name))
+        doubt[(slot == s) & (channel == c) & (doubt == 0)] = len(reasons)
+    return tuple(reasons)
 
 
 def _explain(table: Table, slot: I64, x: F64) -> None:
@@ -107,8 +122,8 @@ def _explain(table: Table, slot: I64, x: F64) -> None:
 
 
 def doubts(table: Table, slot: I64, z: F64) -> Array:
-    """Return for rows of state z (n, C) the code of the reason why nothing can be said, 0 for none: (n,) int8."""
-    driver, code = table["driver"][slot], np.zeros(len(slot), np.int8)
+    """Return for rows of state z (n, C) the code of the reason why nothing can be said, 0 for none: (n,)."""
+    driver, code = table["driver"][slot], np.zeros(len(slot), np.int32)
     for k in range(MAX_DRIVERS):
         driven = np.flatnonzero(driver[:, k] >= 0)
         at, value = slot[driven], z[driven, driver[driven, k]]
@@ -155,6 +170,7 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
             baseline = calibrate(rows, spec, usable(quantities, spec), drivers(quantities, spec),
                                  [c.name for c in channels])
             adopt(pool, slot, baseline)
+            still.learn(pool.table, slot, rows, baseline.kept)
             del pool.calibration[slot]
             finished.append(Calibrated(slot, stop - 1, total, baseline.reason))
     return np.flatnonzero(live), finished
@@ -189,10 +205,10 @@ def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
     """Start over after a reboot; the baseline stays unless the channels changed."""
     if recalibrate:
         pool.calibration.pop(slot, None)
-        pool.table.reset(slot, (*BASELINE, "ewma", "samples"))
+        pool.table.reset(slot, (*BASELINE, *still.STREAM, "ewma", "samples"))
     elif pool.table["ready"][slot]:
         pool.table["ewma"][slot] = pool.table["z_mean"][slot]
-        pool.table["samples"][slot] = 0
+        pool.table.reset(slot, (*still.STREAM, "samples"))
 
 
 def warm(pool: Pool, slot: int) -> bool:
