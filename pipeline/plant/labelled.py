@@ -1,23 +1,24 @@
 """Labelled experiments: causal scores and alarms per row of CSV files, one asset a file, and the files' labels."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.columns import Array, Poll
+from pipeline.columns import Array
 from pipeline.errors import InputError
 from pipeline.judge import ACTIVE
 from pipeline.plant.csvfile import header, opened
+from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import CsvMap
-from pipeline.plant.source import Retired
 from pipeline.plant.tablerows import lack
-from schemas import Assessment, AssetBirth
+from schemas import Assessment, AssetBirth, TelemetryFrame
 
-Item = AssetBirth | Retired | Poll
 LABEL = "anomaly"
+#: Why a row before the asset's baseline has no answer.
+CALIBRATING = "calibrating"
 _ENDS = (".csv", ".csv.gz")
 
 
@@ -38,45 +39,67 @@ def stem(path: Path) -> str:
 
 @dataclass(slots=True)
 class Experiment:
-    """One file. times: as written in it; seconds: the same, Unix. score: relative to the limit. alarm: 0 or 1.
+    """One file. times: as written in it; seconds: the same, Unix. messages: its birth and frames. held: rows with gaps.
 
-    label: 0 or 1, None without labels. Rows that the flow gave no score (calibration) have score 0 and alarm 0.
+    score: relative to the limit, alarm: 0 or 1, why: there is no answer, "" if there is one; of each row. Without an
+    answer the score is 0. baseline: what became of the calibration, "" if nothing. label: 0 or 1, None without labels.
     """
 
     path: Path
     times: list[str]
     seconds: Array
+    messages: list[AssetBirth | TelemetryFrame]
+    held: int = 0
+    baseline: str = ""
     label: Array | None = None
     score: Array = field(init=False)
     alarm: Array = field(init=False)
+    why: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        self.score, self.alarm = np.zeros(len(self.times)), np.zeros(len(self.times), np.int8)
+        n = len(self.times)
+        self.score, self.alarm, self.why = np.zeros(n), np.zeros(n, np.int8), np.full(n, CALIBRATING, object)
 
     @property
     def name(self) -> str:
         """FOLDER/NUMBER."""
         return f"{self.path.parent.name}/{stem(self.path)}"
 
+    @property
+    def asset(self) -> str:
+        """Return the asset that the file became, "" if it has no rows."""
+        return self.messages[0].asset if self.messages else ""
+
+    def take(self, a: Assessment) -> None:
+        """Take rows: what one says holds from its frame on, until the next one."""
+        birth = self.messages[0]
+        assert isinstance(birth, AssetBirth)
+        unknown = (a.answers.unknown if a.answers else None) or ("",) * len(a.seq)
+        for seq, score, limit, state, why in zip(a.seq, a.score, a.limit, a.state, unknown, strict=True):
+            rows = slice(seq * birth.samples_per_frame, None)
+            self.score[rows] = 0.0 if why else score / limit
+            self.alarm[rows], self.why[rows] = state == ACTIVE, why
+
 
 def read_experiment(path: Path, csv_map: CsvMap) -> Experiment:
-    """Read the times; the values go another way, through the flow. Raises InputError."""
-    clock = csv_map.clock()
+    """Read the rows, no label. Raises InputError."""
+    clock, history = csv_map.clock(), CsvHistory(csv_map)
+    messages = list(history.read([path]))
     times = [row[csv_map.time.column] for row in _rows(path, csv_map)]
-    try:
-        seconds = np.array([clock(time.strip()) for time in times], np.float64) / 1e9
-    except ValueError as error:
-        raise InputError(f"{path}: {error} in column {csv_map.time.column}") from error
-    return Experiment(path, times, seconds)
+    seconds = np.array([clock(time.strip()) for time in times], np.float64) / 1e9
+    return Experiment(path, times, seconds, messages, history.report.held)
 
 
 def read_labels(experiment: Experiment, csv_map: CsvMap) -> None:
     """Give an experiment its labels, if its file has them: after the predictions, which must not depend on them."""
     cells = [row.get(LABEL) for row in _rows(experiment.path, csv_map)]
-    if None in cells or not cells:
+    if None in cells or not any((cell or "").strip() for cell in cells):
         return
     try:
-        experiment.label = np.array([float(cell or "") for cell in cells]).astype(np.int8)
+        label = np.array([float(cell or "") for cell in cells])
+        if not np.isin(label, (0.0, 1.0)).all():
+            raise ValueError("holds what is neither 0 nor 1")
+        experiment.label = label.astype(np.int8)
     except ValueError as error:
         raise InputError(f"{experiment.path}: column {LABEL}: {error}") from error
 
@@ -95,36 +118,3 @@ def _rows(path: Path, csv_map: CsvMap) -> Iterator[dict[str, str]]:
             if len(cells) != len(names):
                 raise InputError(f"{path}:{table.line_num}: {len(cells)} cells, the header has {len(names)} columns")
             yield dict(zip(names, cells, strict=True))
-
-
-@dataclass(slots=True)
-class Attribution:
-    """Pairs files with the assets that they become, and gives each assessed row's result to the file's rows."""
-
-    experiments: list[Experiment]
-    samples_per_frame: int
-    _by_asset: dict[str, Experiment] = field(default_factory=dict)
-
-    def watch(self, source: Iterable[Item]) -> Iterator[Item]:
-        """Pass a source on; each birth in it belongs to the next file that has rows."""
-        files = iter([e for e in self.experiments if e.times])
-        for item in source:
-            if isinstance(item, AssetBirth):
-                self._by_asset[item.asset] = next(files)
-            yield item
-
-    def take(self, assessments: Iterable[Assessment]) -> None:
-        """Score and alarm hold from a row's frame on, until the next one."""
-        for a in assessments:
-            experiment = self._by_asset[a.asset]
-            for seq, score, limit, state in zip(a.seq, a.score, a.limit, a.state, strict=True):
-                rows = slice(seq * self.samples_per_frame, None)
-                experiment.score[rows] = score / limit
-                experiment.alarm[rows] = state == ACTIVE
-
-    def finish(self) -> None:
-        """Raise InputError if two files shared an asset, so that their rows could not be told apart."""
-        files = sum(1 for e in self.experiments if e.times)
-        if files != len(self._by_asset):
-            raise InputError(f"{files} files with rows became {len(self._by_asset)} assets; each needs a name of its "
-                             "own (is 0.csv beside 0.csv.gz?)")

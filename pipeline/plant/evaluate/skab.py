@@ -1,6 +1,7 @@
 """SKAB: files of a water circulation loop judged as one fleet, one asset a file; a line for every row."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from pipeline.plant.evaluate.given import SHOWN, Given
 from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.table import Table
-from pipeline.plant.labelled import Attribution, Experiment, foreign, labelled_files, read_experiment, read_labels
+from pipeline.plant.labelled import CALIBRATING, Experiment, foreign, labelled_files, read_experiment, read_labels
 from pipeline.plant.replay import Replay
-from pipeline.plant.source import Source
+from pipeline.plant.source import items, message_records
+from schemas import AssetBirth, TelemetryFrame
 
 #: Rows of a file that the protocol gives for calibration; the rest is scored.
 TRAIN_ROWS = 400
@@ -37,18 +39,20 @@ _NOTE = ("rows 0-399 of a file calibrate, the rest is scored and pooled; false/h
 
 
 def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Report:
-    """Write FOLDER/NUMBER.csv: datetime, score relative to the asset's limit (0 before its baseline), alarm.
+    """Write FOLDER/NUMBER.csv: datetime, score relative to the asset's limit, alarm, unknown: why there is no answer.
 
-    Figures are given where the files carry labels; nothing else is. Protocol "cv" chooses smoothing, tail and
-    delays on all folders but one and scores that one. Raises InputError.
+    Without an answer the score is 0; an alarm stands until an answer ends it. A file that cannot be read is named and
+    left out. Figures are given where the files carry labels; nothing else is. Protocol "cv" chooses the chart and its
+    delays on all folders but one and scores that one. Raises InputError when no file can be scored.
     """
     csv_map, report = load_map(Path("skab")), Report("SKAB", f"kizashi evaluate skab --data {data} --out OUT")
     if options.bundle is not None:
         settings = settings.model_copy(update={"routes": (Route(bundle=options.bundle),)})
         report.command += f" --bundle {options.bundle}"
-    files, bundles = _files(data, csv_map, report), bundles_of(settings)
+    bundles = bundles_of(settings)
+    experiments, left = _read(data, csv_map, report)
     given = Given({name: text for b in bundles.values() for name, text in b.spec.card.trained_on.items()})
-    given.read(data, files)
+    given.read(data, [e.path for e in experiments])
     if options.protocol == "cv":
         from pipeline.plant.evaluate.skabcv import cross_validated
 
@@ -56,77 +60,107 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
             raise InputError(f"--protocol cv chooses delays and tail of {DEFAULT_BUNDLE}; {', '.join(bundles)} is "
                              "scored as it is: leave --protocol cv out")
         report.command += " --protocol cv"
-        experiments = cross_validated(files, csv_map, settings, options, report)
+        experiments = cross_validated(experiments, csv_map, settings, options, report)
     else:
-        experiments = judged(files, csv_map, settings, options)
+        judged(experiments, settings, options)
     for e in experiments:
         report.files.append(out / f"{e.name}.csv")
-        rows = zip(e.times, e.score.tolist(), e.alarm.tolist(), strict=True)
-        write_table(report.files[-1], ("datetime", "score", "alarm"), rows)
-    for e in experiments:
-        read_labels(e, csv_map)
+        rows = zip(e.times, e.score.tolist(), e.alarm.tolist(), e.why.tolist(), strict=True)
+        write_table(report.files[-1], ("datetime", "score", "alarm", "unknown"), rows)
+    labelled(experiments, csv_map, report)
     known = given.left_out()
     if known:
         report.summary.append(f"the bundle was trained on {', '.join(known)}: in no figure but their own")
-    found = outcomes([e for e in experiments if e.path.relative_to(data).as_posix() not in known])
-    if found:
+    counted = [e for e in experiments if e.path.relative_to(data).as_posix() not in known]
+    if outcomes(counted):
         table = Table("SKAB", _COLUMNS, note=_NOTE)
-        fill(table, found, "leave one folder out" if options.protocol == "cv" else "all labelled files, pooled")
+        fill(table, counted, "leave one folder out" if options.protocol == "cv" else "all labelled files, pooled")
         report.sections.insert(0, Section("Beside what is published", tables=[table]))
     else:
         report.summary.append("no file carries labels: predictions were written, nothing could be scored")
-    report.summary += _unlabelled(experiments)
-    report.sections.append(Section("Per file", tables=[_per_file(experiments)], pictures=[
+    report.summary += [line for e in experiments for line in _remarks(e)]
+    report.sections.append(Section("Per file", tables=[_per_file(experiments, left)], pictures=[
         picture(e) for e in experiments]))
     of = ", ".join(f"{b.spec.name} {b.spec.version}, manifest {b.manifest_sha256[:SHOWN]}" for b in bundles.values())
     report.facts += [("bundle", of), ("seeds", "none: nothing is drawn"), *given.lines()]
     return report
 
 
-def _files(data: Path, csv_map: CsvMap, report: Report) -> list[Path]:
-    """Return the files of SKAB in `data`; the report names the others. Raises InputError if there is none."""
-    files = []
+def _read(data: Path, csv_map: CsvMap, report: Report) -> tuple[list[Experiment], list[str]]:
+    """Read the files of SKAB in `data`; also returns those that cannot be, which the report names, by their paths.
+
+    Raises InputError if none can be.
+    """
+    found: dict[str, Experiment] = {}
+    left = []
     for path in labelled_files(data):
-        if why := foreign(path, csv_map):
-            report.summary.append(f"left out, no file of SKAB: {path.relative_to(data)} {why}")
-        else:
-            files.append(path)
-    if not files:
-        raise InputError(f"{data}: none of its files is one of SKAB; {report.summary[0]}")
-    return files
+        here, why = path.relative_to(data).as_posix(), ""
+        try:
+            if lacks := foreign(path, csv_map):
+                why = f"left out, no file of SKAB: {here} {lacks}"
+            else:
+                e = read_experiment(path, csv_map)
+                if e.asset and e.asset in found:
+                    why = f"left out: {here} is the same asset as {found[e.asset].path.relative_to(data).as_posix()}"
+                else:
+                    found[e.asset or here] = e
+        except InputError as error:
+            why = f"left out: {error}"
+        if why:
+            left.append(here)
+            report.summary.append(why)
+    if not found:
+        raise InputError(f"{data}: none of its files is one of SKAB that can be read; {report.summary[0]}")
+    return list(found.values()), left
 
 
-def _unlabelled(experiments: Sequence[Experiment]) -> list[str]:
-    return [f"{e.name}: no labels; an alarm is active in {100 * np.mean(e.alarm[TRAIN_ROWS:] == 1):.1f} % of the rows"
-            for e in experiments if e.label is None and len(e.alarm) > TRAIN_ROWS]
+def labelled(experiments: Sequence[Experiment], csv_map: CsvMap, report: Report) -> None:
+    """Give experiments their labels; the report names those whose labels cannot be read."""
+    for e in experiments:
+        try:
+            read_labels(e, csv_map)
+        except InputError as error:
+            report.summary.append(f"taken as without labels: {error}")
 
 
-def judged(files: Sequence[Path], csv_map: CsvMap, settings: Settings, options: Options,
-           change: ModelSpec | None = None) -> list[Experiment]:
+def _remarks(e: Experiment) -> Iterator[str]:
+    """Yield what a person should know of a file beside its figures."""
+    if e.held:
+        yield f"{e.name}: {e.held} rows with empty cells, held at the last value"
+    why = Counter(e.why.tolist())
+    for reason in sorted(why.keys() - {"", CALIBRATING}):
+        yield f"{e.name}: {why[reason]} rows unknown: {reason}"
+    if e.label is None and len(e.alarm) > TRAIN_ROWS:
+        active = 100 * np.mean(e.alarm[TRAIN_ROWS:] == 1)
+        yield f"{e.name}: no labels; an alarm is active in {active:.1f} % of the rows"
+
+
+def judged(experiments: Sequence[Experiment], settings: Settings, options: Options,
+           change: ModelSpec | None = None) -> None:
     """Take files through the flow; change: a passport to be used in place of the one of the bundle of its name.
 
     Raises InputError where every frame is refused.
     """
-    experiments = [read_experiment(path, csv_map) for path in files]
-    attribution, refused, rows = Attribution(experiments, csv_map.birth.samples_per_frame), set[str](), 0
-    sizes, before = {f: f.stat().st_size for f in files}, {f: 0 for f in files}
+    by_asset, refused, rows = {e.asset: e for e in experiments if e.messages}, set[str](), 0
 
-    def advance(path: Path, position: int) -> None:
-        before[path] = position
-        options.progress(sum(before.values()) / max(sum(sizes.values()), 1), f"{path.parent.name}/{path.name}")
+    def messages() -> Iterator[AssetBirth | TelemetryFrame]:
+        for k, e in enumerate(experiments):
+            options.progress(k / len(experiments), e.name)
+            yield from e.messages
 
     with Replay(settings) as run:
         if change is not None:
             bundle = run.flow.seats.bundles[change.name]
             run.flow.seats.replace(replace(bundle, spec=change))
-        for effects in run.run(attribution.watch(Source(tuple(files), csv_map, advance))):
-            attribution.take(effects.assessments)
+        for effects in run.run(items(message_records(messages()))):
+            for c in effects.calibrations:
+                by_asset[c.asset].baseline = c.status
+            for a in effects.assessments:
+                by_asset[a.asset].take(a)
             rows += len(effects.assessments)
             refused |= {f"{letter.reason}: {letter.detail}" for letter in effects.dead_letters}
     if refused and not rows:
         raise InputError(f"no row could be scored, {sorted(refused)[0]}")
-    attribution.finish()
-    return experiments
 
 
 def outcomes(experiments: Sequence[Experiment]) -> dict[str, Found]:
@@ -135,8 +169,9 @@ def outcomes(experiments: Sequence[Experiment]) -> dict[str, Found]:
             for e in experiments if e.label is not None and len(e.label) > TRAIN_ROWS}
 
 
-def fill(table: Table, found: dict[str, Found], name: str) -> None:
+def fill(table: Table, experiments: Sequence[Experiment], name: str) -> None:
     """Add our figures with intervals, folders, baselines, anchors and bars."""
+    found = outcomes(experiments)
     every = list(found.values())
     whole = pooled(every)
     f1, far, mar, per_hour = intervals(every)
@@ -144,10 +179,15 @@ def fill(table: Table, found: dict[str, Found], name: str) -> None:
               _seconds(whole.delay), _seconds(whole.clear))
     for folder in sorted({n.partition("/")[0] for n in found}):
         _add(table, f"  {folder}", [f for n, f in found.items() if n.startswith(folder + "/")])
+    for status in ("good", "suspect"):
+        mine = [found[e.name] for e in experiments if e.name in found and e.baseline == status]
+        if mine:
+            _add(table, f"  {status} baseline, {len(mine)} files", mine)
     truths = np.sum([(f.rows[0] + f.rows[2], f.rows[1] + f.rows[3]) for f in every], axis=0)
     on = 2 * truths[0] / max(2 * truths[0] + truths[1], 1)
-    table.add("always on", f"{on:.3f}", "100.0", "0.0", "-", "-", "0", "-", kind="baseline")
-    table.add("always off", "0.000", "0.0", "100.0", "0.0", "0", "-", "-", kind="baseline")
+    of = f"of {whole.anomalies}"
+    table.add("always on", f"{on:.3f}", "100.0", "0.0", "-", f"{whole.anomalies} {of}", "0", "-", kind="baseline")
+    table.add("always off", "0.000", "0.0", "100.0", "0.0", f"0 {of}", "-", "-", kind="baseline")
     for anchor, *figures in _ANCHORS:
         table.add(anchor, f"{figures[0]:.2f}", f"{figures[1]:.1f}", f"{figures[2]:.1f}", *[None] * 4, kind="anchor")
     table.add("leave one folder out", ">= 0.82", "<= 20", "<= 20", "<= 8", ">= 90 %", None, None, kind="bar")
@@ -164,8 +204,9 @@ def _seconds(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.0f}"
 
 
-def _per_file(experiments: Sequence[Experiment]) -> Table:
-    table = Table("Per file", ("file", "rows", "alarms", "alarmed %", *_COLUMNS[1:]))
+def _per_file(experiments: Sequence[Experiment], left: Sequence[str]) -> Table:
+    table = Table("Per file", ("file", "rows", "baseline", "held", "unknown", "alarms", "alarmed %", *_COLUMNS[1:]),
+                  note="held: rows with empty cells; unknown: rows after the calibration that have no answer")
     found = outcomes(experiments)
     for e in experiments:
         alarms = len(svg.runs(e.alarm == 1))
@@ -175,7 +216,10 @@ def _per_file(experiments: Sequence[Experiment]) -> Table:
             _add(one, "", [found[e.name]])
             cells = [str(c) for c in one.rows[0].cells]
         share = 100 * float(e.alarm[TRAIN_ROWS:].sum()) / max(len(e.alarm) - TRAIN_ROWS, 1)
-        table.add(e.name, len(e.times), alarms, f"{share:.1f}", *cells)
+        unknown = int(np.sum((e.why != "") & (e.why != CALIBRATING)))
+        table.add(e.name, len(e.times), e.baseline or None, e.held, unknown, alarms, f"{share:.1f}", *cells)
+    for name in left:
+        table.add(name, *[None] * (len(table.columns) - 1), kind="left out")
     return table
 
 

@@ -6,7 +6,6 @@ The choice looks at arrays, thousands of charts in seconds; the folder left out 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from msgspec.structs import replace
@@ -14,25 +13,28 @@ from numpy.typing import NDArray
 
 from engines import load_bundle, shipped_bundles
 from engines.bundle import JudgeSpec, MewmaSpec, ModelSpec
-from pipeline.calibrate import calibrate, ewma_step, usable
+from pipeline.calibrate import Baseline, calibrate, ewma_step, usable
 from pipeline.errors import InputError
 from pipeline.ops.settings import Settings
-from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import CsvMap
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.report import Report, Section
-from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged
+from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged, labelled
 from pipeline.plant.evaluate.table import Table
-from pipeline.plant.labelled import Experiment, read_experiment, read_labels
+from pipeline.plant.labelled import Experiment
 from pipeline.plant.series import series
 
 F64 = NDArray[np.float64]
 Bits = NDArray[np.bool_]
 
-#: What may be chosen: three memories about the shipped one, tails from 1e-4 to 5e-6, on- and off-delays.
+#: What may be chosen: the memory about the shipped one, tails from 1e-4 to 5e-6, on- and off-delays; of the rule for
+#: channels how steady they must be, over samples and over tenths, and whether temperatures may be charted. Of choices
+#: that come to the same the first counts, which is the shipped one where it is there.
 GRID = {
     "smoothing": (0.08, 0.1, 0.12, 0.15), "exceedance": (1e-4, 2e-5, 5e-6),
     "on": ((3, 5), (6, 8), (8, 10)), "off": (20, 25, 30),
+    "stationarity": (0.5, 0.4, 0.6, 0.7), "slow_stationarity": (0.35, 0.0, 0.2, 0.5),
+    "slow_quantities": (("temperature",), ()),
 }  # fmt: skip
 #: A choice whose false or missed alarms exceed this loses F1: one that alarms most of the time is worth nothing.
 _MOST_PERCENT, _COST = 18.0, 0.005
@@ -48,31 +50,32 @@ class Choice:
 
     def text(self) -> str:
         """Name what was chosen."""
-        return (f"smoothing {self.recipe.smoothing:g}, exceedance {self.recipe.exceedance:g}, on {self.judge.on[0]} of "
-                f"{self.judge.on[1]}, off {self.judge.off}")
+        of = self.recipe
+        return (f"smoothing {of.smoothing:g}, exceedance {of.exceedance:g}, on {self.judge.on[0]} of "
+                f"{self.judge.on[1]}, off {self.judge.off}, stationarity {of.stationarity:g} and "
+                f"{of.slow_stationarity:g}, {'no ' * bool(of.slow_quantities)}temperatures")
 
 
 def cross_validated(
-    files: Sequence[Path], csv_map: CsvMap, settings: Settings, options: Options, report: Report
+    experiments: Sequence[Experiment], csv_map: CsvMap, settings: Settings, options: Options, report: Report
 ) -> list[Experiment]:
     """Score each folder with what was chosen on the others. Raises InputError when that is not possible."""
     spec = load_bundle(shipped_bundles()["anomaly-mewma"]).spec
-    known = [read_experiment(path, csv_map) for path in files]
-    for e in known:
-        read_labels(e, csv_map)
-    known = [e for e in known if e.label is not None and len(e.label) > TRAIN_ROWS]
+    labelled(experiments, csv_map, report)
+    known = [e for e in experiments if e.label is not None and len(e.label) > TRAIN_ROWS]
     folders = sorted({e.path.parent.name for e in known})
     if len(folders) < 2:
         raise InputError("--protocol cv leaves one folder out: it takes two folders or more whose files carry labels")
-    choices = every_choice(spec, known, csv_map, options)
+    choices = every_choice(spec, known, options)
     table = Table("What was chosen", ("folder left out", "chosen on the others", "F1 there"), digits=3)
     held: list[Experiment] = []
     for folder in folders:
         rest = np.array([e.path.parent.name != folder for e in known])
         best = max(choices, key=lambda c, rest=rest: goal(c.counts[rest]))  # type: ignore[misc]
         table.add(folder, best.text(), figures(best.counts[rest])[0])
-        mine = [e.path for e in known if e.path.parent.name == folder]
-        held += judged(mine, csv_map, settings, options, replace(spec, mewma=best.recipe, judge=best.judge))
+        mine = [e for e in known if e.path.parent.name == folder]
+        judged(mine, settings, options, replace(spec, mewma=best.recipe, judge=best.judge))
+        held += mine
     spread = np.percentile([figures(c.counts) for c in choices], (10, 50, 90), axis=0)
     table.note = (f"{len(choices)} choices; over all files their 10th, 50th and 90th percentiles are F1 "
                   f"{_three(spread[:, 0], 3)}, FAR % {_three(spread[:, 1], 1)}, MAR % {_three(spread[:, 2], 1)}")
@@ -80,44 +83,53 @@ def cross_validated(
     return held
 
 
-def every_choice(
-    spec: ModelSpec, known: Sequence[Experiment], csv_map: CsvMap, options: Options
-) -> list[Choice]:
+def every_choice(spec: ModelSpec, known: Sequence[Experiment], options: Options) -> list[Choice]:
     """Score all files by all corners of GRID."""
     assert spec.mewma is not None
-    data = {e.name: values_of(e.path, csv_map) for e in known}
+    data = [values_of(e) for e in known]
     judges = [replace(spec.judge, on=on, off=off) for on, off in itertools.product(GRID["on"], GRID["off"])]
-    recipes = [replace(spec.mewma, smoothing=s, exceedance=x)
-               for s, x in itertools.product(GRID["smoothing"], GRID["exceedance"])]
-    choices = []
+    keys = ("smoothing", "exceedance", "stationarity", "slow_stationarity", "slow_quantities")
+    recipes = [replace(spec.mewma, **dict(zip(keys, corner, strict=True)))
+               for corner in itertools.product(*(GRID[key] for key in keys))]
+    choices, seen = [], dict[tuple[object, ...], F64]()
     for k, recipe in enumerate(recipes):
         options.progress(k / len(recipes), f"choosing: {k + 1} of {len(recipes)}")
         counts = np.empty((len(judges), len(known), 4))
         for f, e in enumerate(known):
-            score = chart(*data[e.name], recipe)
-            assert e.label is not None
-            truth = e.label[TRAIN_ROWS:] == 1
-            for j, judge in enumerate(judges):
-                said = alarms(score, judge)
-                counts[j, f] = [np.sum(m) for m in (said & truth, said & ~truth, ~said & truth, ~said & ~truth)]
+            rows, quantities = data[f]
+            base = fitted(rows, quantities, recipe)
+            # other rules often keep the same channels
+            same = f, recipe.smoothing, base.limit, base.kept.tobytes()
+            if same not in seen:
+                score = chart(rows, base, recipe)
+                assert e.label is not None
+                truth = e.label[TRAIN_ROWS:] == 1
+                said = [alarms(score, judge) for judge in judges]
+                seen[same] = np.array([[np.sum(m) for m in (a & truth, a & ~truth, ~a & truth, ~a & ~truth)]
+                                       for a in said], float)
+            counts[:, f] = seen[same]
         choices += [Choice(recipe, judge, counts[j]) for j, judge in enumerate(judges)]
     return choices
 
 
-def values_of(path: Path, csv_map: CsvMap) -> tuple[F64, tuple[str, ...]]:
+def values_of(e: Experiment) -> tuple[F64, tuple[str, ...]]:
     """Return a file's samples (rows, channels) as its frames hold them, and its channels' quantities."""
-    ((birth, rows),) = series(CsvHistory(csv_map).read([path])).values()
+    ((birth, rows),) = series(e.messages).values()
     return rows, tuple(c.quantity for c in birth.channels)
 
 
-def chart(rows: F64, quantities: Sequence[str], recipe: MewmaSpec) -> F64:
-    """Calibrate on the first rows and return the scores of the rest: what the flow does, for one asset at once."""
-    n = recipe.calibration_rows
-    base = calibrate(rows[:n], recipe, usable(quantities, recipe))
-    state, score = base.ewma, np.empty(len(rows) - n)
-    for i, row in enumerate(rows[n:]):
-        state = ewma_step(state, row, base.center, base.scale, recipe.smoothing)
-        score[i] = ((base.whitening @ state) ** 2).sum() / base.limit
+def fitted(rows: F64, quantities: Sequence[str], recipe: MewmaSpec) -> Baseline:
+    """Calibrate on the first rows, as the flow does."""
+    return calibrate(rows[:recipe.calibration_rows], recipe, usable(quantities, recipe))
+
+
+def chart(rows: F64, base: Baseline, recipe: MewmaSpec) -> F64:
+    """Return the scores of the rows after the calibration: what the flow does, for one asset at once."""
+    rest = rows[recipe.calibration_rows:]
+    state, states = base.ewma, np.empty_like(rest)
+    for i, row in enumerate(rest):
+        state = states[i] = ewma_step(state, row, base.center, base.scale, recipe.smoothing)
+    score: F64 = ((states @ base.whitening.T) ** 2).sum(axis=1) / base.limit
     return score
 
 
