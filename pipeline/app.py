@@ -208,6 +208,8 @@ class Runtime:
                 offers = FolderModels(settings, self.fitter, fleet, self.events,
                                       lambda name: layouts(flow.partitions.values(), name))
                 await aside(offers.begin)
+                for serving in servings.values():
+                    serving.on_broken = offers.broken
             if self.watched:
                 self._spawn(ModelWatch(offers, flow, custody, self.events, settings.models.poll_s,
                                        stuck_s=settings.models.stuck_s).run())

@@ -8,7 +8,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -41,10 +41,14 @@ class Rollback(Struct, frozen=True, rename={"from_": "from"}):
 
 
 class Record(Struct, frozen=True, omit_defaults=True):
-    """The book. active: bundle -> version that serves. highest: bundle -> highest version that ever did."""
+    """The book. active: bundle -> version that serves. highest: bundle -> highest version that ever did.
+
+    before: bundle -> version that the active one, or one since the last upgrade, took over from.
+    """
 
     active: dict[str, Version] = {}
     highest: dict[str, Version] = {}
+    before: dict[str, Version] = {}
     rollbacks: tuple[Rollback, ...] = ()
     fault: str = ""
 
@@ -145,8 +149,11 @@ def record_active(settings: Settings, name: str, version: str) -> str:
     try:
         with _writing(settings) as (path, record):
             highest = max(record.highest.get(name, version), version, key=version_key)
+            was = record.active.get(name)
+            upgrade = {name: was} if was is not None and version_key(was) < version_key(version) else {}
             new = msgspec.structs.replace(record, active={**record.active, name: version},
-                                          highest={**record.highest, name: highest})
+                                          highest={**record.highest, name: highest},
+                                          before={**record.before, **upgrade})
             if new != record:
                 _write(path, new)
     except (OSError, ModelError) as error:
@@ -163,6 +170,29 @@ def record_rollback(settings: Settings, rollback: Rollback) -> None:
             _write(path, msgspec.structs.replace(record, rollbacks=(*record.rollbacks, rollback)))
     except OSError as error:
         raise ModelError(f"the rollback was not recorded: {error}") from error
+
+
+def fall_back(settings: Settings, name: str, version: str, policy: TrustPolicy, now: datetime, why: str,
+              ) -> str:
+    """Roll a version that broke in service back to the one before it; it is the next start's.
+
+    Returns that one; "" where there is none, or none in order: what broke is then better than nothing. Raises
+    ModelError.
+    """
+    record = read_record(settings)
+    to = next((v for v in (record.active.get(name), record.before.get(name))  # active: its swap is not noted yet
+               if v is not None and version_key(v) < version_key(version)), None)
+    if record.refuses(name, version):  # told before
+        return ""
+    for candidate in candidates(settings):
+        if (candidate.name, candidate.version) != (name, to):
+            continue
+        with suppress(BundleError):
+            load_bundle(candidate.path, policy)
+            was = max(version, record.highest.get(name, version), key=version_key)
+            record_rollback(settings, Rollback(name, was, candidate.version, now, "kizashi", why))
+            return candidate.version
+    return ""
 
 
 def _nothing(name: str, offers: Sequence[Candidate], record: Record) -> str:

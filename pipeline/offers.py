@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from engines.base import Array, Arrays, Engine, EngineError, EngineLost, TensorSpec
 from engines.bundle import Bundle, Candidate, load_bundle
@@ -18,7 +19,7 @@ from pipeline.assembly import trust_policy
 from pipeline.errors import ModelError
 from pipeline.fitting import OPEN_S, Fitter, golden_shapes
 from pipeline.fleet import Fleet
-from pipeline.modelbook import candidates, ranked, read_record, record_active
+from pipeline.modelbook import candidates, fall_back, ranked, read_record, record_active
 from pipeline.modelwatch import Prepared
 from pipeline.ops.events import Events
 from pipeline.ops.settings import Settings
@@ -136,6 +137,20 @@ class FolderModels:
         """Note what serves now, for the next start."""
         self._marks[candidate.name] = candidate.mark
         self._note(candidate.name, candidate.version)
+
+    def broken(self, name: str, why: str) -> None:
+        """Let the next start begin with the version before the one that serves: this one's engine broke. No error."""
+        version = self._fleet.servings[name].bundle.spec.version
+        try:
+            to = fall_back(self._settings, name, version, trust_policy(self._settings),
+                           datetime.now(UTC).replace(microsecond=0), f"its engine broke: {why}")
+        except ModelError as error:
+            self._events.emit("degraded", why=f"{name} {version} broke and serves again at the next start: {error}")
+            return
+        if to:
+            self._events.emit("swap_refused", bundle=name, version=version, serving=to,
+                              why=f"its engine broke in service: {why}. {to} serves from the next start on; a version "
+                                  f"above {version}, or `kizashi models rollback {name} --to {version}`, ends that")
 
     def _note(self, name: str, version: str) -> None:
         fault = record_active(self._settings, name, version)

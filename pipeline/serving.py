@@ -118,6 +118,7 @@ class Serving:
         self._worn: asyncio.TimerHandle | None = None
         self.on_change: Callable[[str], None] = lambda name: None  # batches want arrays of another engine
         self.on_layout: Callable[[Serving, Shapes], None] = lambda serving, shapes: None  # the device is not ready
+        self.on_broken: Callable[[str, str], None] = lambda name, why: None  # nothing can compute: the worker ends
         self.on_worn: Callable[[str], None] = lambda why: None  # it is time for a new process
         self._install(engines)
 
@@ -289,6 +290,7 @@ class Serving:
         """Give every batch back: nothing can compute them."""
         error = ModelError(f"the engine of {self.name} broke: {why}. Check the bundle with this ONNX Runtime, "
                            "or restart the worker")
+        self.on_broken(self.name, why)
         flights, self._flights = self._flights, deque()
         for flight in flights:
             flight.by = None

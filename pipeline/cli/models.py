@@ -149,7 +149,10 @@ def rollback(
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Go back to an older version. It is recorded who did it and why; a version newer than all there are ends it."""
+    """Go back to an older version. It is recorded who did it and why.
+
+    A version newer than all there are ends it, and so does a rollback to the one that was rolled back.
+    """
     from engines import BundleError, load_bundle
     from engines.trust import version_key
     from pipeline.assembly import trust_policy
@@ -164,7 +167,7 @@ def rollback(
         raise ModelError(f"no version {to} of bundle {name!r}, there are: {there}. Put it into models.folder first")
     known = [c.version for c in of_name] + [v for v in (record.active.get(name), record.highest.get(name)) if v]
     was = max(known, key=version_key)
-    if version_key(was) <= version_key(to):
+    if version_key(was) <= version_key(to) and not record.refuses(name, to):
         raise ModelError(f"{to} is the highest version of bundle {name!r} here: there is nothing to go back from")
     try:
         load_bundle(target.path, trust_policy(settings))

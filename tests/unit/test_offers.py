@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from engines.archive import pack, read_files
 from engines.bundle import Candidate
 from pipeline.errors import ModelError
 from pipeline.fitting import Fitter
-from pipeline.modelbook import Rollback, read_record, record_rollback
+from pipeline.modelbook import Rollback, read_record, record_active, record_rollback
 from pipeline.offers import FolderModels, Tried
 from pipeline.ops.settings import Batch, Models, Settings
 from tests import models
@@ -160,3 +161,18 @@ def test_a_file_name_that_is_no_text_is_told_and_the_others_are_offered(tmp_path
     assert b"xff.zip" in msgspec.json.encode(event)
     with pytest.raises(BundleError, match=r"udcfe.* is not of a bundle"):
         bed.prepare(bed.best())
+
+
+def test_an_engine_that_breaks_in_service_is_told_with_the_version_that_is_next(bed: Bed) -> None:
+    bed.offers.broken("made", "no answer within 10 s")
+    assert not bed.events, "there was none before it"
+    models.bundle(bed.folder / "v0.9.0", models.dense(2), version="0.9.0")
+    record_active(bed.settings, "made", "0.9.0")
+    bed.offers.begin()
+    bed.offers.broken("made", "no answer within 10 s")
+    ((name, told),) = bed.events
+    assert (name, told["version"], told["serving"]) == ("swap_refused", "1.0.0", "0.9.0")
+    assert "no answer within 10 s. 0.9.0 serves from the next start on" in told["why"]
+    shutil.rmtree(bed.folder)
+    bed.offers.broken("made", "again")
+    assert len(bed.events) == 1

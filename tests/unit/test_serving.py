@@ -225,7 +225,10 @@ def test_a_ground_that_hangs_or_breaks_ends_the_worker(breaks: str) -> None:
     bad = Bad(WindowMean())
     bad.go.clear()
 
+    broken: list[tuple[str, str]] = []
+
     async def test(bed: Bed) -> None:
+        bed.serving.on_broken = lambda name, why: broken.append((name, why))
         bed.submit(0.0)
         bed.submit(1.0)
         if breaks == "hangs":
@@ -235,6 +238,7 @@ def test_a_ground_that_hangs_or_breaks_ends_the_worker(breaks: str) -> None:
 
     bed = run(test, bad, deadline_s=10.0)
     assert all(isinstance(o, ModelError) and "the engine of win broke" in str(o) for _, o, _ in bed.answers)
+    assert [name for name, _ in broken] == ["win"] and broken[0][1] in str(bed.answers[0][1])
 
 
 def test_a_device_and_then_the_ground_breaking_ends_the_worker() -> None:

@@ -1,5 +1,6 @@
 """A worker starts with the best version that runs here and says what its golden vectors say."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from pipeline.app import Runtime
 from pipeline.errors import ModelError
 from pipeline.fitting import Fitter
-from pipeline.modelbook import record_active
+from pipeline.modelbook import fall_back, read_record, record_active
 from pipeline.ops.settings import Models, Route, Settings
 from tests import models
+from tests.unit.test_modelbook import WHEN
 
 
 def settings_of(place: Path, poll_s: float = 5.0) -> Settings:
@@ -45,3 +47,40 @@ def test_what_never_served_here_is_tried_at_the_start_whether_the_folder_is_watc
     assert start(settings, monkeypatch) == ("1.0.0", ["1.0.0"])
     record_active(settings, "made", "1.0.0")
     assert start(settings, monkeypatch) == ("1.0.0", [])
+
+
+def test_a_version_whose_engine_broke_gives_way_to_the_one_before_it_at_the_next_start(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(tmp_path)
+    for version in ("1.0.0", "1.0.5", "1.1.0"):  # 1.0.5 never served
+        models.bundle(tmp_path / "models" / version, models.dense(), version=version)
+    for version in ("1.0.0", "1.1.0", "1.1.0"):  # a restart is no upgrade
+        record_active(settings, "made", version)
+    assert start(settings, monkeypatch) == ("1.1.0", [])
+    for _ in range(2):
+        fall_back(settings, "made", "1.1.0", models.UNSIGNED, WHEN, "no answer within 10 s")
+    (back,) = read_record(settings).rollbacks
+    assert (back.from_, back.to, back.who) == ("1.1.0", "1.0.0", "kizashi")
+    assert start(settings, monkeypatch) == ("1.0.0", ["1.0.0"])
+    record_active(settings, "made", "1.0.0")
+    assert fall_back(settings, "made", "1.0.0", models.UNSIGNED, WHEN, "no answer within 10 s") == ""
+    assert start(settings, monkeypatch) == ("1.0.0", [])
+
+
+def test_a_version_whose_engine_broke_before_its_swap_was_noted_is_not_swapped_in_again(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    models.bundle(tmp_path / "models" / "a", models.dense(), version="1.0.0")
+    record_active(settings, "made", "1.0.0")
+    assert fall_back(settings, "made", "1.1.0", models.UNSIGNED, WHEN, "a bug") == "1.0.0"
+    assert "rolled back" in read_record(settings).refuses("made", "1.1.0")
+
+
+@pytest.mark.parametrize("fault", ["gone", "changed"])
+def test_a_version_whose_engine_broke_serves_on_where_the_one_before_it_cannot(tmp_path: Path, fault: str) -> None:
+    settings = settings_of(tmp_path)
+    old = models.bundle(tmp_path / "models" / "a", models.dense(), version="1.0.0")
+    for version in ("1.0.0", "1.1.0"):
+        record_active(settings, "made", version)
+    (old / "model.onnx").write_bytes(b"changed") if fault == "changed" else shutil.rmtree(old)
+    assert fall_back(settings, "made", "1.1.0", models.UNSIGNED, WHEN, "a bug") == ""
+    assert not read_record(settings).rollbacks

@@ -255,6 +255,8 @@ def test_rollback_is_recorded_and_keeps_newer_versions_from_serving(here, capsys
     assert "anomaly-mewma 1.3.0 -> 1.1.0 by " in out
     modelbook.record_active(settings, "anomaly-mewma", "1.1.0")
     assert " yes " in run(capsys, "list", *config)[1]
+    assert run(capsys, "rollback", "anomaly-mewma", "--to", "1.3.0", "--why", "they were true", *config)[0] == 0
+    assert not modelbook.read_record(settings).refuses("anomaly-mewma", "1.3.0")
 
 
 @pytest.mark.parametrize(("args", "text"), [
