@@ -23,8 +23,8 @@ settings.load_profile("steady")
 
 #: What must not be skipped here, e.g. KIZASHI_REQUIRE=kafka: its absence is then a failure.
 REQUIRED = set(os.environ.get("KIZASHI_REQUIRE", "").replace(",", " ").split())
-#: Below the limit of any test: a coroutine that hangs shows where.
-_COROUTINE_S = 40
+#: Of the limit of a test: a coroutine that hangs shows where, before the test is ended.
+_COROUTINE_SHARE = 2 / 3
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,8 +33,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
 
+    mark = pyfuncitem.get_closest_marker("timeout")
+    limit_s = float(mark.args[0] if mark else pyfuncitem.config.getini("timeout"))
+
     async def bounded() -> None:
-        async with asyncio.timeout(_COROUTINE_S):
+        async with asyncio.timeout(_COROUTINE_SHARE * limit_s):
             names = inspect.signature(pyfuncitem.obj).parameters
             await pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
 

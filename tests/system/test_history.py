@@ -1,28 +1,21 @@
 """Recorded plant data through a real broker, a real worker process and `replay`: the same bits."""
 
-import asyncio
-import os
-import signal
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.broker import BrokerConfig
 from pipeline.ops.config import load_settings
-from pipeline.ops.reader import read
 from pipeline.plant.csvmap import load_map
 from pipeline.plant.replay import Replay
 from pipeline.plant.source import Source
-from schemas.codec import decode_alert, decode_assessment
+from schemas import Assessment
+from schemas.codec import decode_alert
+from tests.chaos.bed import ROOT, Worker
 from tests.kafka import KafkaBroker
+from tests.system.conftest import assessed, configured, kizashi, values
 
-ROOT = Path(__file__).parents[2]
 SKAB = ROOT.parent / "shared" / "data" / "skab"
 Row = tuple[int, float, int]
 
@@ -55,69 +48,29 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
     return sorted(SKAB.glob("*/*.csv.gz"))
 
 
-def kizashi(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "pipeline.cli.main", *words], check=True, cwd=ROOT, timeout=120,
-                   stdout=subprocess.DEVNULL)
-
-
 @pytest.fixture
 def config(kafka: KafkaBroker, tmp_path: Path) -> Path:
-    prefix = f"history-{uuid.uuid4().hex[:8]}."
-    path = tmp_path / "worker.toml"
-    path.write_text(f'[broker]\nbootstrap = "{kafka.address}"\n[topics]\nprefix = "{prefix}"\nassessment = true\n'
-                    f'[group]\nid = "{prefix}g"\n[worker]\nstart = "earliest"\n[metrics]\nenabled = false\n')
-    kizashi("topics", "apply", "-c", str(path))
-    return path
+    return configured(kafka.address, tmp_path)
 
 
-@pytest.fixture
-def worker(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with open(tmp_path / "worker.log", "wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "pipeline.cli.main", "run", "-c", str(config)], cwd=ROOT,
-                                   stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+def rows(assessments: Iterable[Assessment]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for a in assessments:
+        found.setdefault(a.asset, []).extend(zip(a.seq, a.score, a.state, strict=True))
+    return found
 
 
-async def assessed(config: Path, rows: int) -> dict[str, list[Row]]:
-    """Read assessments until `rows` rows are there."""
+async def test_scores_and_alerts_through_kafka_equal_those_of_a_replay(
+        files: list[Path], config: Path, worker: Worker) -> None:
     settings = load_settings(config, {})
-    cfg = BrokerConfig(settings.broker.bootstrap)
-    live: dict[str, list[Row]] = {}
-    count, deadline = 0, time.monotonic() + 90
-    while count < rows and time.monotonic() < deadline:
-        live, count = {}, 0
-        async for record in read(cfg, settings.topics.name("kizashi.assessment.v1"), from_beginning=True, follow=False):
-            a = decode_assessment(record.value or b"")
-            live.setdefault(a.asset, []).extend(zip(a.seq, a.score, a.state, strict=True))
-            count += len(a.seq)
-    return live
-
-
-async def alerts_of(config: Path) -> list[bytes]:
-    settings = load_settings(config, {})
-    topic = settings.topics.name("kizashi.alert.v1")
-    return [r.value or b"" async for r in read(BrokerConfig(settings.broker.bootstrap), topic, from_beginning=True,
-                                               follow=False)]
-
-
-def test_scores_and_alerts_through_kafka_equal_those_of_a_replay(
-        files: list[Path], config: Path, worker: subprocess.Popen[bytes]) -> None:
-    want: dict[str, list[Row]] = {}
-    alerts = {}
-    with Replay(load_settings(config, {})) as run:
-        for effects in run.run(Source(files, load_map(Path("skab")))):
-            for a in effects.assessments:
-                want.setdefault(a.asset, []).extend(zip(a.seq, a.score, a.state, strict=True))
-            alerts |= {(x.alert_id, x.revision): x for x in effects.alerts if x.rule == "anomaly"}
+    with Replay(settings) as run:
+        effects = list(run.run(Source(files, load_map(Path("skab")))))
+    want = rows(a for e in effects for a in e.assessments)
+    alerts = {(x.alert_id, x.revision): x for e in effects for x in e.alerts if x.rule == "anomaly"}
     kizashi("import", "csv", "--map", "skab", *map(str, files), "--to", "topic", "-c", str(config))
-    assert asyncio.run(assessed(config, sum(map(len, want.values())))) == want
-    worker.send_signal(signal.SIGTERM)  # it says everything that it has to say before it goes
-    assert worker.wait(20) == 0
-    said = asyncio.run(alerts_of(config))
+    assert rows(await assessed(settings, sum(map(len, want.values())))) == want
+    assert worker.stop(20) == 0  # it says everything that it has to say before it goes
+    said = await values(settings, "kizashi.alert.v1")
     # silence is judged by the records' times, which are the import's here and the files' in a replay
     mine = [x for x in map(decode_alert, said) if x.rule == "anomaly"]
     live_alerts = {(x.alert_id, x.revision): x for x in mine}
