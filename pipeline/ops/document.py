@@ -35,7 +35,7 @@ def _section(name: str, section: Section) -> Iterator[str]:
             shown = "**********" if isinstance(value, SecretStr) else ""
             yield f"# {key} = {json.dumps(shown)}"
         else:
-            yield f"{key} = {_value(value)}"
+            yield f"{key} = {inline(value)}"
 
 
 def _routes(routes: tuple[Route, ...]) -> Iterator[str]:
@@ -45,13 +45,14 @@ def _routes(routes: tuple[Route, ...]) -> Iterator[str]:
         yield from ("[[routes]]", f"match = {{{match}}}", f"bundle = {json.dumps(route.bundle)}")
 
 
-def _value(value: Any) -> str:
+def inline(value: Any) -> str:
+    """Return a value as TOML on one line."""
     if isinstance(value, Section):
-        return _value(value.model_dump(exclude_none=True))
+        return inline(value.model_dump(exclude_none=True))
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {inline(one)}" for key, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(inline, value))}]"
     if isinstance(value, datetime):
         return value.isoformat()
     # TOML writes text, numbers and booleans as JSON does.

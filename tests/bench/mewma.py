@@ -10,6 +10,7 @@ import numpy as np
 from engines import load_bundle, shipped_bundles
 from engines.bundle import JudgeSpec, MewmaSpec
 from pipeline.calibrate import Baseline, calibrate, ewma_step
+from pipeline.plant.evaluate.skabcv import alarms
 
 SPEC = load_bundle(shipped_bundles()["anomaly-mewma"]).spec
 FLEET, ROWS = 24, 40_000
@@ -41,16 +42,8 @@ def chart(x: np.ndarray, recipe: MewmaSpec, allowed: np.ndarray | None = None) -
 
 
 def judged(score: np.ndarray, judge: JudgeSpec) -> np.ndarray:
-    """Return the state per row: on-delay, off-delay and deadband."""
-    need, width = judge.on
-    over = np.cumsum(np.vstack([np.zeros((width, score.shape[1])), score >= 1.0]), axis=0)
-    recent = over[width:] - over[:-width]
-    active, below = np.zeros(score.shape[1], bool), np.zeros(score.shape[1], int)
-    state = np.empty(score.shape, bool)
-    for i, row in enumerate(score):
-        below = np.where(row < 1.0 - judge.deadband, below + 1, 0)
-        state[i] = active = np.where(active, below < judge.off, (row >= 1.0) & (recent[i] >= need))
-    return state
+    """Return the state per row and asset: on-delay, off-delay and deadband."""
+    return np.stack([alarms(column, judge) for column in score.T], axis=1)
 
 
 def rises(state: np.ndarray) -> np.ndarray:

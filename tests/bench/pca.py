@@ -13,6 +13,7 @@ from engines.bundle import JudgeSpec
 from engines.recipes.pca_model import Fitted, Plan, fit, states
 from pipeline.plant.csvhistory import CsvHistory
 from pipeline.plant.csvmap import load_map
+from pipeline.plant.evaluate.skabcv import alarms
 from pipeline.plant.process import NAMES, PERIOD_S, SET_POINTS, Kind, ProcessFault, run
 from pipeline.plant.series import series
 
@@ -31,22 +32,10 @@ FAULTS: tuple[tuple[Kind, str, float, tuple[str, ...]], ...] = (
 
 
 def judged(said: dict[str, np.ndarray], judge: JudgeSpec = JUDGE) -> np.ndarray:
-    """Return whether an alert is active, row by row; what is unknown is not judged."""
-    need, width = judge.on
-    active, below, recent = False, 0, [False] * width
-    state = np.empty(len(said["score"]), bool)
-    for i, (score, unknown) in enumerate(zip(said["score"], said["unknown"], strict=True)):
-        if not unknown:
-            recent = [*recent[1:], bool(score >= 1.0)]
-            if active:
-                below = below + 1 if score < 1.0 - judge.deadband else 0
-                active = below < judge.off
-            elif score >= 1.0 and sum(recent) >= need:
-                active, below = True, 0
-            if not active and below >= judge.off:
-                recent, below = [False] * width, 0
-        state[i] = active
-    return state
+    """Return whether an alert is active, row by row; what is unknown is not judged, and changes nothing."""
+    known = said["unknown"] == 0
+    state = np.concatenate([[False], alarms(said["score"][known], judge)])
+    return np.asarray(state[np.cumsum(known)])
 
 
 def rises(state: np.ndarray) -> np.ndarray:

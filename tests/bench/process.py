@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.ops.document import inline
 from tests.bench import rig
 from tests.bench.models import save_bundle
 
@@ -25,7 +26,7 @@ class WorkerProcess:
     def __init__(self, address: str, prefix: str, group: str, sets: dict[str, object]) -> None:
         assignments = {"broker.bootstrap": address, "topics.prefix": prefix, "group.id": group, "metrics.port": 0,
                        "worker.start": "earliest", **sets}
-        words = [w for key, value in assignments.items() for w in ("--set", f"{key}={_toml(value)}")]
+        words = [w for key, value in assignments.items() for w in ("--set", f"{key}={inline(value)}")]
         self.started_at = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.cli.main", "run", *words], cwd=rig.ROOT, text=True,
@@ -102,11 +103,3 @@ def bundles(kind: str, threshold: float) -> Iterator[dict[str, object]]:
         save_bundle(Path(folder), kind, threshold)
         yield {"models.folder": folder, "models.allow_unsigned": True, "models.state": f"{folder}/state",
                "routes": [{"bundle": f"w1-{kind}"}]}
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)

@@ -28,16 +28,6 @@ def rows(cell: np.ndarray) -> dict[str, np.ndarray]:
     return {"x": windows(cell).astype(np.float32)[..., None]}
 
 
-def test_recipe_writes_the_shipped_bundle_again_byte_for_byte(tmp_path):
-    folder = tmp_path / "battery-fade"
-    folder.mkdir()
-    (folder / "model.toml").write_bytes((fade.FOLDER / "model.toml").read_bytes())
-    fade.write(folder, tmp_path / "pins.toml")
-    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in fade.FOLDER.iterdir())
-    for file in folder.iterdir():
-        assert file.read_bytes() == (fade.FOLDER / file.name).read_bytes(), file.name
-
-
 def test_a_bundle_of_another_fit_is_whole_and_answers_otherwise(tmp_path):
     made = fade_model.fit([a_cell(1), a_cell(2, rate=0.01)])
     fade.write_fitted(tmp_path / "own", made)

@@ -1,4 +1,4 @@
-"""The recipe of anomaly-mewma: the same bytes again, and the formula it stands for."""
+"""Recipes of shipped bundles give the same bytes again; anomaly-mewma, the formula it stands for."""
 
 import tomllib
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines import load_bundle, open_engine, shipped_bundles
-from engines.recipes import mewma
+from engines.recipes import fade, health, level, mewma
 from engines.trust import PINS
 from pipeline import judge
 from pipeline.parity import decide
@@ -29,14 +29,15 @@ def one(z, center, whitening, limit):
     }  # fmt: skip
 
 
-def test_recipe_writes_the_shipped_bundle_again_byte_for_byte(tmp_path):
-    folder = tmp_path / "anomaly-mewma"
+@pytest.mark.parametrize("recipe", [mewma, fade, health, level], ids=lambda recipe: recipe.FOLDER.name)
+def test_recipe_writes_the_shipped_bundle_again_byte_for_byte(tmp_path, recipe):
+    folder = tmp_path / recipe.FOLDER.name
     folder.mkdir()
-    (folder / "model.toml").write_bytes((mewma.FOLDER / "model.toml").read_bytes())
-    mewma.write(folder, tmp_path / "pins.toml")
-    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in mewma.FOLDER.iterdir())
+    (folder / "model.toml").write_bytes((recipe.FOLDER / "model.toml").read_bytes())
+    recipe.write(folder, tmp_path / "pins.toml")
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in recipe.FOLDER.iterdir())
     for file in folder.iterdir():
-        assert file.read_bytes() == (mewma.FOLDER / file.name).read_bytes(), file.name
+        assert file.read_bytes() == (recipe.FOLDER / file.name).read_bytes(), file.name
     pins = tomllib.loads(PINS.read_text())
     assert tomllib.loads((tmp_path / "pins.toml").read_text()).items() <= pins.items()
     assert pins.keys() == shipped_bundles().keys()
