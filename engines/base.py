@@ -86,7 +86,8 @@ class Pipelined(Engine, Protocol):
     def staging(self, shapes: Mapping[str, tuple[int, ...]], rows: int) -> Staging:
         """Return input arrays of `rows` rows; shapes: of one row of each input. Not pinned once the budget is used up.
 
-        The first call for a layout (these shapes) allocates everything that serving it needs, and warms it up.
+        The first call for a layout (these shapes) allocates everything that serving it needs, and warms it up. Later
+        ones may come from any thread, also while a batch hangs: they wait for nothing.
         """
 
     def begin(self, inputs: Arrays) -> int:

@@ -40,11 +40,10 @@ class _Work:
 
 @dataclass(slots=True)
 class _Call:
-    """Something to do with the engine between batches. alone: while none is under way."""
+    """Something to do with the engine while no batch is under way."""
 
     do: Callable[[Engine], Any]
     answer: "Future[Any]"
-    alone: bool = True
 
 
 class EngineThread:
@@ -66,7 +65,7 @@ class EngineThread:
 
     @property
     def engine(self) -> Engine:
-        """Return the engine, to look at what it is; only its thread may use it. Call after `start`."""
+        """Return the engine, to look at what it is; only its thread may compute with it. Call after `start`."""
         return self._warm.result(0)
 
     def start(self, timeout_s: float | None = None) -> None:
@@ -84,13 +83,13 @@ class EngineThread:
         """Queue a batch; `done` is called on the engine's thread with the outcome or with what broke the engine."""
         self._queue.put(_Work(inputs, done))
 
-    def call(self, do: Callable[[Engine], T], timeout_s: float | None = None, *, alone: bool = True) -> T:
-        """Let the engine's thread do something between batches, and wait for it. alone: while none is under way.
+    def call(self, do: Callable[[Engine], T], timeout_s: float | None = None) -> T:
+        """Let the engine's thread do something while no batch is under way, and wait for it.
 
         Raises what `do` raises, EngineLost if the engine is, TimeoutError after `timeout_s`.
         """
         answer: Future[T] = Future()
-        self._queue.put(_Call(do, answer, alone))
+        self._queue.put(_Call(do, answer))
         left = float("inf") if timeout_s is None else timeout_s
         try:
             while True:
@@ -106,17 +105,17 @@ class EngineThread:
         finally:
             answer.cancel()  # what nobody waits for any more is not begun
 
-    def staging(self, shapes: Mapping[str, tuple[int, ...]], rows: int, timeout_s: float) -> Staging:
+    def staging(self, shapes: Mapping[str, tuple[int, ...]], rows: int) -> Staging:
         """Return arrays for batches of `rows` rows: the engine's own, or ordinary ones where it has none to give.
 
-        For row shapes that the engine is warm for; `call` it for the first ones.
+        For row shapes that the engine is warm for (`call` it for the first ones): it lends them without waiting.
         """
-        if not self._depth:
-            return plain(self.engine.inputs, shapes, rows)
-        try:
-            return self.call(lambda engine: cast(Pipelined, engine).staging(shapes, rows), timeout_s, alone=False)
-        except (EngineError, EngineLost, TimeoutError):  # whatever it is, the next batch meets it too
-            return plain(self.engine.inputs, shapes, rows)
+        if self._depth:
+            try:
+                return cast(Pipelined, self.engine).staging(shapes, rows)
+            except (EngineError, EngineLost):  # whatever it is, the next batch meets it too
+                pass
+        return plain(self.engine.inputs, shapes, rows)
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Finish what is queued, close the engine, end the thread; returns whether it has ended by `timeout_s`."""
@@ -154,8 +153,7 @@ class EngineThread:
             if isinstance(item, _Work) and self._depth:
                 self._begin(engine, item)
                 continue
-            if not isinstance(item, _Call) or item.alone:
-                self._settle(engine, [*self._begun])
+            self._settle(engine, [*self._begun])
             if item is None:
                 return
             if isinstance(item, _Work):

@@ -24,8 +24,6 @@ from pipeline.infer import Outcome
 from pipeline.pace import Pace
 from pipeline.telemetry import Telemetry
 
-#: A device that is ready for a row shape lends arrays in microseconds, after it has finished what it has.
-STAGING_S = 1.0
 #: A timer that fires this late says that the whole process stood still, the engine with it.
 LATE_S = 1.0
 #: A closing engine has its queue to finish and memory to free. One that hangs is left to the end of the process.
@@ -150,7 +148,7 @@ class Serving:
         layout, device = layout_of(shapes), self.engines.device
         self._asked[layout] = shapes
         if device is not None and layout in self.engines.ready:
-            return device.thread.staging(shapes, rows, STAGING_S)
+            return device.thread.staging(shapes, rows)
         if device is not None:
             self.on_layout(self, shapes)
         return plain(self.inputs, shapes, rows)

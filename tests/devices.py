@@ -63,7 +63,6 @@ class Device:
         self.threads.add(threading.current_thread().name)
 
     def staging(self, shapes: Mapping[str, tuple[int, ...]], rows: int) -> Staging:
-        self.threads.add(threading.current_thread().name)
         made = Staging({s.name: np.zeros((rows, *shapes[s.name]), s.dtype) for s in self.inputs},
                        len(self.lent) < self.pinned)
         if made.pinned:

@@ -1,12 +1,12 @@
 """The engine's thread: order, batches in flight, what fails and what is lost. No test waits by the clock."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
-from engines.base import Arrays, Engine, EngineError, EngineLost
+from engines.base import Arrays, Engine, EngineError, EngineLost, Staging
 from pipeline.enginethread import EngineThread
 from pipeline.infer import Outcome
 from tests.devices import Device, Slow
@@ -104,21 +104,30 @@ def test_a_plain_engine_may_be_lost_too() -> None:
     assert [type(o) for o in run(Gone(), [[1.0], [2.0]])] == [EngineLost, EngineLost]
 
 
-def test_arrays_are_asked_of_the_engine_on_its_thread_and_bounded_in_time() -> None:
+def test_arrays_of_the_engine_are_lent_at_once_while_a_batch_hangs() -> None:
     device = Device(WindowMean(), 2)
+    device.go.clear()
     thread = EngineThread(lambda: device, 4, "x")
     thread.start()
-    assert thread.staging({"x": (2, 1, 1)}, 8, 30).pinned
-    assert device.threads == {"kizashi-x"}
-    device.go.clear()
     answered = threading.Event()
     thread.submit(rows([1.0]), lambda o: answered.set())
     assert device.hung.wait(30)
-    plain = thread.staging({"x": (2, 1, 1)}, 8, 0.01)
-    assert not plain.pinned and plain.arrays["x"].shape == (8, 2, 1, 1)
+    assert [thread.staging({"x": (2, 1, 1)}, 8).pinned for _ in range(3)] == [True, True, False]
+    assert not answered.is_set()
     device.go.set()
     assert thread.close(30) and answered.is_set()
-    assert len(device.lent) == 1, "what nobody waited for any more was not allocated"
+
+
+def test_arrays_are_ordinary_ones_where_the_engine_has_none_to_give() -> None:
+    class Bare(Device):
+        def staging(self, shapes: Mapping[str, tuple[int, ...]], rows: int) -> Staging:
+            raise EngineLost("gone")
+
+    thread = EngineThread(lambda: Bare(WindowMean(), 2), 4)
+    thread.start()
+    ordinary = thread.staging({"x": (2, 1, 1)}, 8)
+    assert not ordinary.pinned and ordinary.arrays["x"].shape == (8, 2, 1, 1)
+    assert thread.close(30)
 
 
 def test_start_says_why_an_engine_is_not_there_and_closes_one_that_does_not_become_warm() -> None:
