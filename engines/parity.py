@@ -1,12 +1,14 @@
 """Parity gate: an engine serves only if it says what the bundle's golden vectors say, numbers and decisions alike.
 
 Two questions, because each alone lets a bad engine pass: is every output within the bundle's tolerance, and does no
-decision change when the scores run through the judge, sequence by sequence? A row whose golden score lies nearer to the
-limit than the tolerance may fall on either side on a good engine too: it is listed, not counted.
+decision change when the scores run through the judge (features through the baseline first), sequence by sequence? A row
+whose golden score lies nearer to the limit than the tolerance may fall on either side on a good engine too: it is
+listed, not counted.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -18,8 +20,17 @@ from engines.golden import GoldenCase
 from engines.spec import Tolerance
 
 F64 = NDArray[np.float64]
-#: The judge over sequences: bundle, scores (n,), first row of each sequence -> state of each row (n,).
-Decide = Callable[[Bundle, F64, tuple[int, ...]], Array]
+
+
+class Judge(Protocol):
+    """What becomes of an engine's outputs. `pipeline.parity` is one."""
+
+    def hear(self, bundle: Bundle, case: GoldenCase, said: Sequence[Array]) -> list[F64]:
+        """Return the score (n,) that is judged, for each of `said`: the case's scores or, with a baseline, features."""
+
+    def decide(self, bundle: Bundle, scores: F64, starts: tuple[int, ...]) -> Array:
+        """Return the state of each row (n,). starts: first row of each sequence."""
+
 
 #: Faults of one kind that a report names; the rest is a number. A broken engine differs in every row.
 MAX_NAMED = 5
@@ -68,9 +79,10 @@ class ParityReport:
         return msgspec.json.format(msgspec.json.encode({"ok": self.ok, **asdict(self)}), indent=1) + b"\n"
 
 
-def compare(engine: Engine, bundle: Bundle, decide: Decide, max_rows: int = 256) -> ParityReport:
+def compare(engine: Engine, bundle: Bundle, judge: Judge | None, max_rows: int = 256) -> ParityReport:
     """Run the golden vectors on `engine`, `max_rows` at a time, the last ones short so that padding is met too.
 
+    judge: None: numbers alone are compared.
     Never raises for what the engine does: that is what the report is for.
     """
     report = ParityReport(engine.name)
@@ -88,9 +100,9 @@ def compare(engine: Engine, bundle: Bundle, decide: Decide, max_rows: int = 256)
             continue
         for name, want in case.outputs.items():
             _numbers(report, case.name, name, want, outputs.get(name), tolerances.get(name) or Tolerance())
-        score = bundle.spec.outputs.score
-        if score in outputs and np.shape(outputs[score]) == np.shape(case.outputs[score]):
-            _decisions(report, bundle, case, outputs[score], decide)
+        judged = bundle.spec.outputs.features or bundle.spec.outputs.score
+        if judge and judged in outputs and np.shape(outputs[judged]) == np.shape(case.outputs[judged]):
+            _decisions(report, bundle, case, judged, outputs[judged], judge)
     return report
 
 
@@ -145,19 +157,20 @@ def _numbers(report: ParityReport, case: str, name: str, want: Array, got: Array
                                              float(found.reshape(len(found), -1)[row, at]), float(worst[row])))
 
 
-def _decisions(report: ParityReport, bundle: Bundle, case: GoldenCase, got: Array, decide: Decide) -> None:
-    want = case.outputs[bundle.spec.outputs.score].astype(np.float64).reshape(-1)
-    found = got.astype(np.float64).reshape(-1)
-    allowed = bundle.spec.golden.tolerance.get(bundle.spec.outputs.score) or Tolerance()
+def _decisions(report: ParityReport, bundle: Bundle, case: GoldenCase, name: str, got: Array, judge: Judge) -> None:
+    """Judge a case by one output, score or features, as it is in the golden vectors and as the engine gave it."""
+    golden, allowed = case.outputs[name].astype(np.float64), bundle.spec.golden.tolerance.get(name) or Tolerance()
+    within = allowed.abs + allowed.rel * np.abs(golden)
+    want, found, more, less = judge.hear(bundle, case, (golden, got, golden + within, golden - within))
+    reach = np.maximum(np.abs(more - want), np.abs(less - want))
     raises = bundle.spec.threshold
     clears = raises * (1.0 - bundle.spec.judge.deadband)
-    near = (np.abs(want - raises) <= allowed.abs + allowed.rel * raises) | (
-        np.abs(want - clears) <= allowed.abs + allowed.rel * clears)
+    near = (np.abs(want - raises) <= reach) | (np.abs(want - clears) <= reach)
     report.near += [f"{case.name} {row}" for row in np.flatnonzero(near).tolist()]
     heard = np.where(near, want, found)
     if np.array_equal(heard, want, equal_nan=True):  # the judge is a function: it is not asked twice for what it says
         return
-    changed = np.flatnonzero(decide(bundle, want, case.starts) != decide(bundle, heard, case.starts))
+    changed = np.flatnonzero(judge.decide(bundle, want, case.starts) != judge.decide(bundle, heard, case.starts))
     report.differing += len(changed)
     for row in changed[:MAX_NAMED].tolist():
         report.differences.append(Difference(case.name, row, "decision", float(want[row]), float(found[row])))

@@ -17,11 +17,11 @@ from engines.parity import compare
 from engines.select import Choice, choose
 from engines.supply import GPU_ENGINES, EngineOptions, open_engine
 from engines.trial import TrialLimits, try_out
+from pipeline import parity
 from pipeline.enginethread import EngineThread
 from pipeline.errors import ModelError
 from pipeline.ops.events import Events
 from pipeline.ops.settings import Settings
-from pipeline.parity import decide
 from pipeline.serving import CLOSE_S, Active, Engines, Shapes, layout_of
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class Fitter:
         if bundle.golden is None:  # not from a file: made in memory, for a test
             return
         rows = min(GATE_ROWS, self._options.max_batch)
-        report = _call(thread, lambda engine: compare(engine, bundle, decide, rows))
+        report = _call(thread, lambda engine: compare(engine, bundle, parity, rows))
         if supply is not None:
             for shapes in golden_shapes(bundle):
                 supply.note(shapes, report.to_json())

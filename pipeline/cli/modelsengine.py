@@ -22,8 +22,8 @@ from engines.measure import BUCKETS, BucketTimes, measure
 from engines.parity import ParityReport, compare
 from engines.supply import GPU_ENGINES, EngineOptions
 from engines.trust import TrustPolicy
+from pipeline import parity
 from pipeline.ops.settings import Settings
-from pipeline.parity import decide
 
 #: Rows of the largest batch; the one that budget.latency_ms is about.
 FULL_BATCH = 256
@@ -133,7 +133,7 @@ def _check(request: Request, tell: Callable[[str], None]) -> Answer:
         import_module(f"engines.{name}")
     before = _resident()
     with opened(name, bundle, options, bundle.golden.cases, tell) as engine:
-        report = compare(engine, bundle, decide, FULL_BATCH)
+        report = compare(engine, bundle, parity, FULL_BATCH)
         if request.rounds and report.ok:
             engine.warm_up(FULL_BATCH)
             # One thread of the CPU computes: what a busy machine takes from it says nothing of the model.

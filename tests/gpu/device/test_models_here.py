@@ -11,9 +11,9 @@ from engines.gpu.session import TensorRtEngine
 from engines.measure import measure, sample_rows
 from engines.parity import compare
 from engines.trust import TrustPolicy
+from pipeline import parity
 from pipeline.cli.modelsbench import table
 from pipeline.enginethread import EngineThread
-from pipeline.parity import decide
 from tests.bench.models import HOP, NO_LIMIT, SAMPLES, save_bundle
 from tests.gpu.framesflow import FramesFlow, polls
 from tests.gpu.plans import planner, session
@@ -26,7 +26,7 @@ FRAMES = 102_400
 @pytest.mark.parametrize("precision", ["f32", "f16"])
 def test_every_bundle_keeps_its_decisions_on_this_device(bundle, tensorrt, say, precision):
     with session(bundle, precision=precision, name=tensorrt) as engine:
-        report = compare(engine, bundle, decide, ROWS)
+        report = compare(engine, bundle, parity, ROWS)
         farthest = ", ".join(f"{name} {share:.3g}" for name, share in report.worst.items())
         say(f"{bundle.spec.name} {tensorrt} {precision}: {report.rows} rows, farthest in tolerances: {farthest}, "
             f"{len(report.near)} too near to count, {'ok' if report.ok else report.why()}; graphs {engine.captured}")
