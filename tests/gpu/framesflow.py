@@ -42,7 +42,7 @@ class FramesFlow:
             thread.call(lambda engine: engine.staging(shapes, rows), _WAIT_S)
         self._thread, self._depth = thread, getattr(thread.engine, "depth", 1) + AHEAD
         self._flow = Flow(FlowSettings(max_size=rows), seats, {name: thread.engine.inputs},
-                          lambda name, shapes, rows: thread.staging(shapes, rows, _WAIT_S))
+                          lambda name, shapes, rows: thread.staging(shapes, rows))
         self._flow.partitions[0] = Partition(0, 0)
         self._waiting: deque[tuple[Batch, queue.SimpleQueue[Outcome | BaseException]]] = deque()
         self._rows = 0
