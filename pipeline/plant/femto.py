@@ -1,7 +1,7 @@
 """FEMTO (PRONOSTIA): ball bearings run to failure, a snapshot of 0.1 s of acceleration every 10 s.
 
-A folder holds BearingX_Y.npz: acc_h_mg [burst, sample] in 1/1000 g, fs in Hz, and t_s, which is not used: the clock of
-some recordings is faulty, so snapshots are 10 s apart. acc_v_mg, if there, is a second channel.
+A folder holds BearingX_Y.npz: acc_h_mg [burst, sample] in 1/1000 g, integers or floats, fs in Hz, and t_s, which is not
+used: the clock of some recordings is faulty, so snapshots are 10 s apart. acc_v_mg, if there, is a second channel.
 Source: Nectoux et al., PRONOSTIA, IEEE PHM 2012.
 """
 
@@ -34,7 +34,10 @@ def recordings(data: Path) -> tuple[Path, ...]:
 
 
 def read(path: Path) -> tuple[dict[str, Array], float]:
-    """Return the channels (bursts, samples) in 1/1000 g by name, int32, and the rate in Hz. Raises InputError."""
+    """Return the channels (bursts, samples) in 1/1000 g by name, and the rate in Hz. Raises InputError.
+
+    All of them are int32, or float32 if one is of floats.
+    """
     try:
         with np.load(path) as file:
             found = {name: file[key] for name, key in _CHANNELS.items() if key in file}
@@ -42,9 +45,10 @@ def read(path: Path) -> tuple[dict[str, Array], float]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no recording with acc_h_mg and fs: {error}") from error
     shapes = {x.shape for x in found.values()}
-    if len(shapes) != 1 or len(min(shapes)) != 2 or any(x.dtype.kind not in "iu" for x in found.values()):
-        raise InputError(f"{path}: acc_h_mg must be integers [burst, sample], and acc_v_mg like it")
-    return {name: x.astype("<i4") for name, x in found.items()}, rate
+    if len(shapes) != 1 or len(min(shapes)) != 2 or any(x.dtype.kind not in "iuf" for x in found.values()):
+        raise InputError(f"{path}: acc_h_mg must be numbers [burst, sample], and acc_v_mg like it")
+    held = "<f4" if any(x.dtype.kind == "f" for x in found.values()) else "<i4"
+    return {name: x.astype(held) for name, x in found.items()}, rate
 
 
 def asset_of(path: Path) -> str:
@@ -58,8 +62,8 @@ def recording_messages(path: Path) -> Iterator[AssetBirth | TelemetryFrame]:
     samples = next(iter(channels.values()))
     birth = AssetBirth.make(
         asset=asset_of(path), start_ns=_START_NS, rate_hz=rate, samples_per_frame=samples.shape[1],
-        channels=[{"name": name, "quantity": "acceleration", "unit": "[g]", "dtype": "i4", "scale": 0.001}
-                  for name in channels],
+        channels=[{"name": name, "quantity": "acceleration", "unit": "[g]", "dtype": samples.dtype.str[1:],
+                   "scale": 0.001} for name in channels],
         asset_class=ASSET_CLASS, site="femto",
     )  # fmt: skip
     yield birth

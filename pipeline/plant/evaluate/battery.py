@@ -1,6 +1,6 @@
 """Batteries: capacity and end of life of cells, forecast from every cycle on, beside last value plus linear fade."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,12 +9,13 @@ import numpy as np
 
 from engines import load_bundle, shipped_bundles
 from engines.base import Array
+from pipeline.errors import InputError
 from pipeline.judge import ACTIVE
 from pipeline.ops.settings import Settings
 from pipeline.plant import battery
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.cells import END_AH, Error, end_of, error, faded, linear
-from pipeline.plant.evaluate.given import Given
+from pipeline.plant.evaluate.given import Given, readable
 from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.stream import assessed, patient, routed
@@ -23,7 +24,7 @@ from pipeline.plant.evaluate.table import Table
 from schemas import Assessment
 
 BUNDLE = "battery-fade"
-#: Discharge from which forecasts are scored.
+#: Cycle from which forecasts are scored.
 START = 80
 _COLUMNS = ("cell", "from 80: RMSE [Ah]", "end off by [cycles]", "from 80 on: RMSE [Ah]", "end off by [cycles]",
             "in 80 % interval [%]")  # fmt: skip
@@ -51,11 +52,23 @@ class Told:
             if life and not self.why[seq]:
                 self.life[seq] = (life[i][0], life[i][1], life[i][3])
 
+    @property
+    def first(self) -> int | None:
+        """Return how many discharges came up to cycle START; None if no forecast can be made or scored there.
+
+        By the number of the cycle: a record may begin late. A line takes two.
+        """
+        cycle = self.cell.cycle
+        found = int(np.searchsorted(cycle, START, side="right"))
+        return found if 2 <= found < len(cycle) else None
+
     def starts(self) -> list[int]:
-        """List the numbers of discharges after which a forecast is scored: from START up to the end of life."""
-        end = end_of(self.cell.cycle, self.cell.capacity_ah)
-        before = self.cell.cycle < end if end is not None else np.arange(len(self.cell.cycle)) < START
-        return [s for s in range(START, len(self.cell.cycle)) if before[s - 1]]
+        """List after how many discharges a forecast is scored: from cycle START up to the end of life."""
+        end, first = end_of(self.cell.cycle, self.cell.capacity_ah), self.first
+        if end is None:
+            return [first] if first is not None else []
+        least = max(int(np.searchsorted(self.cell.cycle, START, side="right")), 2)
+        return [s for s in range(least, len(self.cell.cycle)) if self.cell.cycle[s - 1] < end]
 
     def ours(self, start: int) -> Error | None:
         """Score our forecast after `start` discharges, None where there was none."""
@@ -76,22 +89,25 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
 
     Also forecast_CELL.csv, cycle and capacity_ah, from cycle 80 on. Scored is against the cell's own later capacity.
     """
-    files = battery.files(data)
-    cells = [battery.read(path) for path in files]
+    found, left = readable(data, battery.files(data), battery.read)
+    cells = list(found.values())
     cv = options.protocol == "cv"
+    if cv and len(cells) < 2:
+        raise InputError(f"{data}: --protocol cv fits on the other cells: it takes two or more"
+                         + "".join(f"; {why}" for why in left.values()))
     given = Given({} if cv else load_bundle(shipped_bundles()[BUNDLE]).spec.card.trained_on)
-    given.read(data, files)
+    given.read(data, found)
     told = (_fitted_on_others if cv else _as_shipped)(cells, patient(settings), options)
     how = "each cell by a bundle fitted on the others" if cv else f"bundle {BUNDLE} as shipped"
     report = Report("Batteries", f"kizashi evaluate battery --data {data} --out OUT --protocol {options.protocol}")
     for t in told:
         report.files += _write(t, out)
     seen = {t.cell.name for t in told if t.cell.path.name in given.left_out()}
-    table = _table(told, seen)
+    table = _table(told, seen, left)
     pictures = [picture for t in told for picture in _pictures(t)]
     report.sections.append(Section("End of life and capacity", f"Forecasts: {how}.", [table], pictures))
     report.facts += [("model", how), *given.lines()]
-    report.summary += _summary(told, seen)
+    report.summary += [*_summary(told, seen), *left.values()]
     return report
 
 
@@ -129,19 +145,17 @@ def _write(t: Told, out: Path) -> list[Path]:
     rows = zip(cell.cycle.astype(int).tolist(), (cell.capacity_ah / battery.RATED_AH).tolist(), *t.life.T.tolist(),
                t.alarm.tolist(), t.why, strict=True)  # fmt: skip
     write_table(paths[0], ("cycle", "soh", "rul", "rul_lo", "rul_hi", "alarm", "unknown"), rows)
-    ahead = None
-    if len(cell.cycle) > START:
-        ahead = faded(cell.cycle, cell.capacity_ah, START, float(t.life[START - 1, 0]))
+    ahead = _ahead(t)
     if ahead is not None:
         paths.append(out / f"forecast_{cell.name}.csv")
-        later = cell.cycle[START:].astype(int).tolist()
+        later = cell.cycle[t.first:].astype(int).tolist()
         write_table(paths[1], ("cycle", "capacity_ah"), zip(later, ahead.tolist(), strict=True))
     return paths
 
 
-def _table(told: Sequence[Told], seen: set[str]) -> Table:
+def _table(told: Sequence[Told], seen: set[str], left: Iterable[str]) -> Table:
     table = Table("Capacity and end of life, forecast from cycle 80", _COLUMNS, digits=3, note=(
-        "RMSE of the capacity of all later cycles; from 80: forecast once, after 80 discharges, from 80 on: after each "
+        "RMSE of the capacity of all later cycles; from 80: forecast once, after cycle 80, from 80 on: after each "
         f"up to the end of life, {END_AH:g} Ah. Off by: later than true is positive, means are of sizes. Linear fade: "
         "last value plus the slope of the line through all cycles so far, or from first to last."))
     for t in told:
@@ -153,6 +167,8 @@ def _table(told: Sequence[Told], seen: set[str]) -> Table:
         table.add("mean", *_cells(rest, Told.ours), _covered(rest))
         table.add("mean, linear fade (line)", *_cells(rest, _line), None, kind="baseline")
         table.add("mean, linear fade (first to last)", *_cells(rest, _ends), None, kind="baseline")
+    for name in left:
+        table.add(name, *[None] * (len(_COLUMNS) - 1), kind="left out")
     return table
 
 
@@ -166,7 +182,7 @@ def _ends(t: Told, start: int) -> Error:
 
 def _cells(told: Sequence[Told], by: Callable[[Told, int], Error | None], signed: bool = False) -> list[float | None]:
     """Return RMSE and error of the end from START, and the same over all starts, each the mean over cells."""
-    first = [[e for e in (by(t, START) if START in t.starts() else None,) if e] for t in told]
+    first = [[e for e in (by(t, t.first) if t.first in t.starts() else None,) if e] for t in told]
     every = [[e for e in (by(t, s) for s in t.starts()) if e] for t in told]
     found: list[float | None] = []
     for errors, keep in ((first, signed), (every, False)):
@@ -210,7 +226,7 @@ def _pictures(t: Told) -> list[str]:
     end, curves = end_of(c, q), [Curve("measured", q)]
     for name, found in (("forecast from cycle 80", _ahead(t)), ("linear fade", _straight(t))):
         if found is not None:
-            curves.append(Curve(name, np.concatenate([np.full(START, np.nan), found])))
+            curves.append(Curve(name, np.concatenate([np.full(t.first or 0, np.nan), found])))
     return [
         fan(f"{t.cell.name}: remaining life", c, *(t.life[:, k] for k in range(3)),
             truth=None if end is None else np.where(c <= end, end - c, np.nan), x_label="cycle", y_label="cycles left"),
@@ -220,10 +236,10 @@ def _pictures(t: Told) -> list[str]:
 
 
 def _ahead(t: Told) -> Array | None:
-    if len(t.cell.cycle) <= START:
+    if t.first is None:
         return None
-    return faded(t.cell.cycle, t.cell.capacity_ah, START, float(t.life[START - 1, 0]))
+    return faded(t.cell.cycle, t.cell.capacity_ah, t.first, float(t.life[t.first - 1, 0]))
 
 
 def _straight(t: Told) -> Array | None:
-    return linear(t.cell.cycle, t.cell.capacity_ah, START)[0] if len(t.cell.cycle) > START else None
+    return None if t.first is None else linear(t.cell.cycle, t.cell.capacity_ah, t.first)[0]

@@ -10,7 +10,7 @@ from engines.base import Array
 from pipeline.ops.settings import Settings
 from pipeline.plant import femto
 from pipeline.plant.evaluate import Options
-from pipeline.plant.evaluate.given import Given
+from pipeline.plant.evaluate.given import Given, readable
 from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.stream import assessed, routed
@@ -70,26 +70,30 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
     The end of a recording is the end of the bearing's life, and is looked at after the last prediction.
     """
     paths = femto.recordings(data)
-    given, lives, refused = Given(), [], set[str]()
-    given.read(data, paths)
+    given, refused = Given(), set[str]()
     settings = routed(settings, femto.ASSET_CLASS, BUNDLE)
-    for k, path in enumerate(paths):
+
+    def live(path: Path) -> Life:
         channels, _ = femto.read(path)
         g = np.stack([x for x in channels.values()]).astype(np.float64) / 1000.0
         rms = np.sqrt((g - g.mean(axis=2, keepdims=True)).var(axis=2).mean(axis=0))
         told = Watched(len(rms))
         for a in assessed(settings, femto.recording_messages(path), refused=refused.add):
             told.take(a)
-        lives.append(Life(path.stem, rms, told))
-        options.progress((k + 1) / len(paths), path.stem)
+        options.progress((paths.index(path) + 1) / len(paths), path.stem)
+        return Life(path.stem, rms, told)
+
+    found, left = readable(data, paths, live)
+    lives = list(found.values())
+    given.read(data, found)
     report = Report("FEMTO", f"kizashi evaluate femto --data {data} --out OUT")
     for life in lives:
         report.files.append(out / f"pred_{life.name}.csv")
         _write(life, report.files[-1])
-    report.sections.append(Section("Warnings before the end", tables=[_table(lives)],
+    report.sections.append(Section("Warnings before the end", tables=[_table(lives, left)],
                                    pictures=[p for life in lives for p in _pictures(life)]))
     report.facts += [("bundle", f"{BUNDLE}: nothing is trained, one parameter set for all"), *given.lines()]
-    report.summary += [*_summary(lives), *(f"snapshots refused, {why}" for why in sorted(refused)[:5])]
+    report.summary += [*_summary(lives), *left.values(), *(f"snapshots refused, {why}" for why in sorted(refused)[:5])]
     return report
 
 
@@ -107,7 +111,7 @@ def latest_age(lives: Sequence[Life]) -> int:
     return max(min((life.snapshots for life in lives), default=0) - 1 - round(EARLY_MIN * _PER_MIN), 0)
 
 
-def _table(lives: Sequence[Life]) -> Table:
+def _table(lives: Sequence[Life], left: Iterable[str]) -> Table:
     age = latest_age(lives)
     table = Table("Lead time", _COLUMNS, digits=1, note=(
         f"Snapshots are {femto.EVERY_S:g} s apart. Before 1.5x: alarms raised before the RMS (median of {_MEDIAN}, or "
@@ -118,6 +122,8 @@ def _table(lives: Sequence[Life]) -> Table:
         grown = [at if at < life.snapshots else None for at in (life.grown(), life.grown(1))]
         table.add(life.name, life.snapshots, *grown, life.since, life.lead_min(), len(life.told.raises()), life.early(),
                   life.early(1), _lead_of(life, AGE), _lead_of(life, age))
+    for name in left:
+        table.add(name, *[None] * (len(_COLUMNS) - 1), kind="left out")
     return table
 
 

@@ -2,14 +2,33 @@
 
 import gzip
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.errors import InputError
 
 #: Digits of a hash that are shown: two files of one evaluation never share them by chance.
 SHOWN = 12
+
+T = TypeVar("T")
+
+
+def readable(root: Path, paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[dict[Path, T], dict[str, str]]:
+    """Read files; also return the others by their names below `root`, with a line that says why they are left out.
+
+    Raises InputError if none can be read.
+    """
+    found, left = dict[Path, T](), dict[str, str]()
+    for path in paths:
+        try:
+            found[path] = read(path)
+        except InputError as error:
+            left[path.relative_to(root).as_posix()] = f"left out: {error}"
+    if not found:
+        raise InputError(f"{root}: none of its files can be read; {next(iter(left.values()), '')}")
+    return found, left
 
 
 def content(path: Path) -> bytes:

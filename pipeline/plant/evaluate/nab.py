@@ -1,6 +1,6 @@
 """NAB: which labelled stretches of slow series an alarm is raised in, and how often one is raised elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from engines.base import Array
+from pipeline.errors import InputError
 from pipeline.ops.settings import Settings
 from pipeline.plant import nab
 from pipeline.plant.evaluate import Options
-from pipeline.plant.evaluate.given import Given
+from pipeline.plant.evaluate.given import Given, readable
 from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.stream import assessed, patient, routed
@@ -82,26 +83,32 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
 
     Labels are read from labels.json, where there is one, after the last prediction is written.
     """
-    paths = nab.files(data)
-    given, judged = Given(), []
-    given.read(data, paths)
+    paths, given = nab.files(data), Given()
     settings = routed(patient(settings), nab.ASSET_CLASS, BUNDLE)
     report = Report("NAB", f"kizashi evaluate nab --data {data} --out OUT")
-    for k, path in enumerate(paths):
+
+    def one(path: Path) -> Judged:
         found = nab.read(path)
-        one = Judged(found, Watched(len(found.value)))
-        for a in assessed(settings, nab.series_messages(found), refused=one.refused.append):
-            one.told.take(a)
+        judged = Judged(found, Watched(len(found.value)))
+        for a in assessed(settings, nab.series_messages(found), refused=judged.refused.append):
+            judged.told.take(a)
         report.files.append(out / f"{found.name}.csv")
-        _write(one, report.files[-1])
-        judged.append(one)
-        options.progress((k + 1) / len(paths), found.name)
-    labels = nab.windows(data)
-    judged = [Judged(j.series, j.told, labels.get(j.series.name, ()), j.refused) for j in judged]
+        _write(judged, report.files[-1])
+        options.progress((paths.index(path) + 1) / len(paths), found.name)
+        return judged
+
+    every, left = readable(data, paths, one)
+    given.read(data, every)
+    try:
+        labels = nab.windows(data)
+    except InputError as error:
+        labels = {}
+        report.summary.append(f"taken as without labels: {error}")
+    judged = [Judged(j.series, j.told, labels.get(j.series.name, ()), j.refused) for j in every.values()]
     pictures = [_picture(j) for j in judged if j.told.rows]
-    report.sections.append(Section("Alarms", tables=[_table(judged, bool(labels))], pictures=pictures))
+    report.sections.append(Section("Alarms", tables=[_table(judged, left, bool(labels))], pictures=pictures))
     report.facts += [("bundle", f"{BUNDLE}: nothing is trained, parameters fixed"), *given.lines()]
-    report.summary += _summary(judged, bool(labels))
+    report.summary += [*_summary(judged, bool(labels)), *left.values()]
     return report
 
 
@@ -112,7 +119,7 @@ def _write(judged: Judged, path: Path) -> None:
     write_table(path, ("timestamp", "score", "alarm", "unknown"), rows)
 
 
-def _table(judged: Sequence[Judged], labelled: bool) -> Table:
+def _table(judged: Sequence[Judged], left: Iterable[str], labelled: bool) -> Table:
     table = Table("Labelled stretches and false raises", _COLUMNS, digits=2, note=(
         f"The first {PROBATION:.0%} of a series are not scored. Found: an alarm begins in the stretch, so many hours "
         "after its begin. Static: a sample beyond mean +- 3 standard deviations of the first week."))
@@ -127,6 +134,8 @@ def _table(judged: Sequence[Judged], labelled: bool) -> Table:
             cells = score(j.series.t_ns, alarm, j.windows, j.scored_from).cells()
             answered = labelled and not (kind == "ours" and _silent(j))
             table.add(name, *(cells if answered else (None,) * len(cells)), kind=kind)
+    for name in left:
+        table.add(name, *[None] * (len(_COLUMNS) - 1), kind="left out")
     return table
 
 

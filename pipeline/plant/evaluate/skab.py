@@ -1,7 +1,7 @@
 """SKAB: files of a water circulation loop judged as one fleet, one asset a file; a line for every row."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipeline.ops.settings import DEFAULT_BUNDLE, Route, Settings
 from pipeline.plant.csvmap import CsvMap, load_map
 from pipeline.plant.evaluate import Options, svg
 from pipeline.plant.evaluate.detection import Found, compare, intervals, pooled
-from pipeline.plant.evaluate.given import SHOWN, Given
+from pipeline.plant.evaluate.given import SHOWN, Given, readable
 from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.table import Table
@@ -50,7 +50,8 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
         settings = settings.model_copy(update={"routes": (Route(bundle=options.bundle),)})
         report.command += f" --bundle {options.bundle}"
     bundles = bundles_of(settings)
-    experiments, left = _read(data, csv_map, report)
+    experiments, left = _read(data, csv_map)
+    report.summary += left.values()
     given = Given({name: text for b in bundles.values() for name, text in b.spec.card.trained_on.items()})
     given.read(data, [e.path for e in experiments])
     if options.protocol == "cv":
@@ -86,31 +87,19 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
     return report
 
 
-def _read(data: Path, csv_map: CsvMap, report: Report) -> tuple[list[Experiment], list[str]]:
-    """Read the files of SKAB in `data`; also returns those that cannot be, which the report names, by their paths.
+def _read(data: Path, csv_map: CsvMap) -> tuple[list[Experiment], dict[str, str]]:
+    """Read the files of SKAB in `data`; see `given.readable`."""
+    assets = dict[str, Path]()
 
-    Raises InputError if none can be.
-    """
-    found: dict[str, Experiment] = {}
-    left = []
-    for path in labelled_files(data):
-        here, why = path.relative_to(data).as_posix(), ""
-        try:
-            if lacks := foreign(path, csv_map):
-                why = f"left out, no file of SKAB: {here} {lacks}"
-            else:
-                e = read_experiment(path, csv_map)
-                if e.asset and e.asset in found:
-                    why = f"left out: {here} is the same asset as {found[e.asset].path.relative_to(data).as_posix()}"
-                else:
-                    found[e.asset or here] = e
-        except InputError as error:
-            why = f"left out: {error}"
-        if why:
-            left.append(here)
-            report.summary.append(why)
-    if not found:
-        raise InputError(f"{data}: none of its files is one of SKAB that can be read; {report.summary[0]}")
+    def read(path: Path) -> Experiment:
+        if lacks := foreign(path, csv_map):
+            raise InputError(f"{path}: is no file of SKAB, it {lacks}")
+        e = read_experiment(path, csv_map)
+        if e.asset and assets.setdefault(e.asset, path) != path:
+            raise InputError(f"{path}: is the same asset as {assets[e.asset]}")
+        return e
+
+    found, left = readable(data, labelled_files(data), read)
     return list(found.values()), left
 
 
@@ -204,7 +193,7 @@ def _seconds(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.0f}"
 
 
-def _per_file(experiments: Sequence[Experiment], left: Sequence[str]) -> Table:
+def _per_file(experiments: Sequence[Experiment], left: Iterable[str]) -> Table:
     table = Table("Per file", ("file", "rows", "baseline", "held", "unknown", "alarms", "alarmed %", *_COLUMNS[1:]),
                   note="held: rows with empty cells; unknown: rows after the calibration that have no answer")
     found = outcomes(experiments)

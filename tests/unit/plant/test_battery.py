@@ -9,6 +9,7 @@ import pytest
 from pipeline.cli.main import main
 from pipeline.errors import InputError
 from pipeline.plant import battery, datasets
+from pipeline.plant.evaluate.battery import Told
 from pipeline.plant.evaluate.cells import end_of, error, faded, linear
 from schemas import AssetBirth, TelemetryFrame
 
@@ -22,13 +23,14 @@ def discharge(ah: float, amps: float = 2.0) -> list[tuple[float, float, float]]:
     return [*zip(t.tolist(), [-amps] * 6, volts, strict=True), (t[-1] + 60, 0.0, 3.2)]
 
 
-def write_cell(folder: Path, name: str, capacities: list[float], label: bool = True, broken: int | None = None) -> Path:
+def write_cell(folder: Path, name: str, capacities: list[float], label: bool = True, broken: int | None = None,
+               first: int = 1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_discharge.csv"
     with path.open("w", newline="") as f:
         table = csv.writer(f)
         table.writerow([h for h in HEAD if label or h != "Capacity"])
-        for cycle, ah in enumerate(capacities, 1):
+        for cycle, ah in enumerate(capacities, first):
             for t, amps, volts in discharge(ah):
                 row = [cycle, "2008-04-02 15:25:41", 9.9, "" if cycle == broken else volts, amps, t]
                 table.writerow(row if label else [v for h, v in zip(HEAD, row, strict=True) if h != "Capacity"])
@@ -133,3 +135,33 @@ def test_a_short_history_is_told_as_such(tmp_path):
     assert main(["evaluate", "battery", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 0
     rows = table(tmp_path / "o" / "pred_C1.csv")
     assert [(r["rul"], r["unknown"]) for r in rows] == [("", "not enough history")] * 3
+
+
+def test_a_record_that_begins_late_is_scored_from_the_same_cycle(tmp_path):
+    whole = fading(130)
+    cells = [battery.read(write_cell(tmp_path / "d", "C1", whole)),
+             battery.read(write_cell(tmp_path / "d", "C2", whole[10:], first=11)),
+             battery.read(write_cell(tmp_path / "d", "C3", whole[90:], first=91)),
+             battery.read(write_cell(tmp_path / "d", "C4", whole[:80]))]
+    told = [Told(cell) for cell in cells]
+    assert [t.first for t in told] == [80, 70, None, None]
+    assert [int(t.cell.cycle[t.starts()[0] - 1]) for t in told[:3]] == [80, 80, 92] and told[3].starts() == []
+    assert told[0].plain(80, whole=False).end == pytest.approx(told[1].plain(70, whole=False).end, abs=3)
+    assert main(["evaluate", "battery", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 0
+    ahead = [table(tmp_path / "o" / f"forecast_{name}.csv") for name in ("C1", "C2")]
+    assert [rows[0]["cycle"] for rows in ahead] == ["81", "81"]
+    assert not (tmp_path / "o" / "forecast_C3.csv").exists()
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_scored(tmp_path, capsys):
+    data = write_cell(tmp_path / "d", "C1", fading(120)).parent
+    (data / "C2_discharge.csv").write_text("cycle_num,Time\n1,2\n")
+    args = ["evaluate", "battery", "--data", str(data), "--out", str(tmp_path / "o")]
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert "C2_discharge.csv:1: has no column cycle_time_start" in out and "(left out) C2_discharge.csv" in out
+    assert main([*args, "--protocol", "cv"]) == 5
+    assert "takes two or more; left out: " in capsys.readouterr().err
+    (data / "C1_discharge.csv").unlink()
+    assert main(args) == 5
+    assert "none of its files can be read; left out: " in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_broken_recordings_are_named(tmp_path):
     with pytest.raises(InputError, match="is no recording"):
         femto.read(tmp_path / "Bearing1_1.npz")
     np.savez(tmp_path / "Bearing1_2.npz", acc_h_mg=np.zeros(5), fs=25_600)
-    with pytest.raises(InputError, match="must be integers"):
+    with pytest.raises(InputError, match="must be numbers"):
         femto.read(tmp_path / "Bearing1_2.npz")
 
 
@@ -121,3 +121,17 @@ def test_growth_lead_and_early_alarms_are_counted_as_the_note_says():
     assert latest_age([life]) == 339
     watched.alarm[-1] = 0
     assert life.lead_min() is None
+
+
+def test_floats_say_what_integers_do_and_a_bad_file_is_named(tmp_path, worn, capsys):
+    path = save(tmp_path / "d", "Bearing9_1", worn)
+    np.savez(tmp_path / "d" / "Bearing9_2.npz", acc_h_mg=np.load(path)["acc_h_mg"].astype(np.float64), fs=25_600)
+    (tmp_path / "d" / "Bearing9_3.npz").write_bytes(b"no zip")
+    evaluated(tmp_path / "d", tmp_path / "o")
+    first, second = ((tmp_path / "o" / f"pred_Bearing9_{k}.csv").read_bytes() for k in (1, 2))
+    assert first == second
+    out = capsys.readouterr().out
+    assert "Bearing9_3.npz: is no recording" in out and "(left out) Bearing9_3.npz" in out
+    for k in (1, 2):
+        (tmp_path / "d" / f"Bearing9_{k}.npz").unlink()
+    assert main(["evaluate", "femto", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 5

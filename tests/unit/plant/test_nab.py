@@ -115,3 +115,17 @@ def test_stretches_in_the_probation_do_not_count_and_an_alarm_that_was_on_finds_
     assert found.found == (2.0, 2.0, None)
     assert found.false == 2
     assert score(t, np.ones(100, int), windows, 15).cells()[:2] == (0, 3)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_scored(tmp_path, capsys):
+    data = write(tmp_path / "d", a_series())
+    (data / "known" / "notes.csv").write_text("who,what\nme,hello\n")
+    evaluated(data, tmp_path / "o")
+    out = capsys.readouterr().out
+    assert "1 of 1 stretches found" in out and "(left out) known/notes.csv" in out
+    assert "notes.csv: is no table of timestamp,value" in out
+    (data / "labels.json").write_text("{")
+    evaluated(data, tmp_path / "p")
+    assert "taken as without labels: " in capsys.readouterr().out
+    (data / "known" / "machine.csv").unlink()
+    assert main(["evaluate", "nab", "--data", str(data), "--out", str(tmp_path / "o")]) == 5
