@@ -26,19 +26,27 @@ class Record(Protocol):
 
 
 @asynccontextmanager
-async def _consumer(cfg: BrokerConfig, topic: str) -> AsyncIterator[tuple[Any, list[TopicPartition]]]:
-    # Asked first, since a consumer that asks for a topic by name creates it where brokers create topics by themselves.
-    partitions = await partition_count(cfg, topic)
-    if partitions is None:
-        raise BrokerError(f"topic {topic} does not exist at {cfg.bootstrap}. Create it: kizashi topics apply")
-    with reaching(cfg, f"read {topic}"):
+async def assigned(
+    cfg: BrokerConfig, *topics: str, poll_ms: int = _POLL_MS
+) -> AsyncIterator[tuple[Any, list[TopicPartition]]]:
+    """Yield a consumer that has all partitions of the topics, and these. poll_ms: how long a fetch waits for news.
+
+    Raises BrokerError if a topic does not exist, Retryable if the broker goes away.
+    """
+    tps = []
+    for topic in topics:
+        # Asked first: a consumer that asks for a topic by name creates it where brokers create topics by themselves.
+        partitions = await partition_count(cfg, topic)
+        if partitions is None:
+            raise BrokerError(f"topic {topic} does not exist at {cfg.bootstrap}. Create it: kizashi topics apply")
+        tps += [TopicPartition(topic, p) for p in range(partitions)]
+    with reaching(cfg, f"read {', '.join(topics)}"):
         consumer = AIOKafkaConsumer(
-            group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=_POLL_MS,
+            group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=poll_ms,
             **cfg.client_kwargs(),
         )
         try:
             await consumer.start()
-            tps = [TopicPartition(topic, p) for p in range(partitions)]
             consumer.assign(tps)
             yield consumer, tps
         finally:
@@ -51,7 +59,7 @@ async def read(cfg: BrokerConfig, topic: str, *, from_beginning: bool, follow: b
     from_beginning: else only what comes from now on. follow: go on for ever, else end where the topic ends now.
     Raises BrokerError if the topic does not exist, Retryable if the broker goes away.
     """
-    async with _consumer(cfg, topic) as (consumer, tps):
+    async with assigned(cfg, topic) as (consumer, tps):
         ends: dict[TopicPartition, int] = await consumer.end_offsets(tps)
         starts = await consumer.beginning_offsets(tps) if from_beginning else ends
         for tp in tps:
@@ -73,7 +81,7 @@ class Fetcher:
         self._cfg, self._topic, self._stack = cfg, topic, AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._consumer, tps = await self._stack.enter_async_context(_consumer(self._cfg, self._topic))
+        self._consumer, tps = await self._stack.enter_async_context(assigned(self._cfg, self._topic))
         self._starts = await self._consumer.beginning_offsets(tps)
         self._ends = await self._consumer.end_offsets(tps)
         self._consumer.pause(*tps)

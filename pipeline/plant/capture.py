@@ -6,7 +6,6 @@ assets come first, so that a file explains itself.
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Self
 
 import msgpack
@@ -51,7 +50,7 @@ class CaptureWriter:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def write(self, record: Record) -> None:

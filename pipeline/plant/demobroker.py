@@ -15,7 +15,6 @@ fails   CreateTopics, DescribeConfigs, DeleteTopics, ListGroups, DeleteGroups: n
 """
 
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from pipeline.errors import BrokerError
@@ -46,7 +45,7 @@ class DemoBroker:
         self.address = ",".join(f"{b.host}:{b.port}" for b in brokers)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         del self._owner  # the cluster lives as long as the client that owns it
 
     def create(self, topics: Iterable[str]) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from pipeline.broker import BrokerConfig, offset_ranges
+from pipeline.ops.reader import assigned
 from pipeline.ops.settings import Topics
 from pipeline.plant.demoscene import Scene
 from schemas.codec import decode_alert, decode_assessment, decode_calibration
@@ -31,15 +32,7 @@ class Watcher:
     async def run(self) -> None:
         """Follow the topics; return when `finish` was called and everything up to then is in the scene."""
         loop = asyncio.get_running_loop()
-        ranges = {name: await offset_ranges(self._cfg, name) for name in self._take}
-        parts = [TopicPartition(name, p) for name, found in ranges.items() for p in found]
-        consumer = AIOKafkaConsumer(
-            enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=_WAIT_MS,
-            **self._cfg.client_kwargs(),
-        )
-        await consumer.start()
-        try:
-            consumer.assign(parts)
+        async with assigned(self._cfg, *self._take, poll_ms=_WAIT_MS) as (consumer, parts):
             await consumer.seek_to_beginning(*parts)
             while self._ends is None or any([await consumer.position(tp) < end for tp, end in self._ends.items()]):
                 for tp, records in (await consumer.getmany(timeout_ms=_WAIT_MS)).items():
@@ -47,8 +40,6 @@ class Watcher:
                     for record in records:
                         if record.value is not None:
                             take(record.value, now)
-        finally:
-            await consumer.stop()
 
     async def finish(self) -> None:
         """Let `run` end where the topics end now: nobody writes to them any more."""

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
-from types import TracebackType
 from typing import Self
 
 from pipeline import infer
@@ -46,7 +45,7 @@ class Replay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._opened.close()
 
     def run(self, source: Iterable[AssetBirth | Retired | Poll]) -> Iterator[Effects]:
