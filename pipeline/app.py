@@ -157,11 +157,13 @@ class Runtime:
         self.flow = flow = Flow(flow_settings(settings), seats, {name: s.inputs for name, s in servings.items()},
                                 fleet.staging)
         # No linger: an alert should not wait for company, and in a flood what comes during a request is the next one.
-        producer = await broker.make_producer(cfg, linger_ms=0)
         state_producer = await broker.make_producer(
             cfg, linger_ms=0, max_request_bytes=int(STATE.settings["max.message.bytes"]))
         publisher = Publisher(
-            producer, settings.topics, served=fleet.headers, stale_ms=round(settings.worker.stale_alert_s * 1000),
+            lambda may_write: broker.make_producer(cfg, linger_ms=0, may_write=may_write), settings.topics,
+            served=fleet.headers, stale_ms=round(settings.worker.stale_alert_s * 1000),
+            # The group gives our partitions away a session timeout after our last heartbeat, and no sooner.
+            may_write=lambda: (worker.heartbeat_age_s() or 0.0) < settings.group.session_timeout_s,
             on_acked=lambda made_ms: self.metrics.alert_seconds.observe(max(0.0, time.time() - made_ms / 1000)),
             on_retry=lambda topic, error: self.events.emit("degraded", why=f"{topic} is tried again: {error!r}"))
         store = Store(cfg, settings.topics.name(STATE), settings.topics.name(TELEMETRY), settings.worker,
@@ -172,7 +174,7 @@ class Runtime:
         for serving in servings.values():
             serving.on_worn = self._wear_out
         fleet.start(worker.restage)
-        publisher.start()
+        await publisher.start()
         follower = Follower(cfg, settings.topics.name(ASSET), worker.on_birth)
         app = make_app(settings)
         bind(app, custody, TransportOptions(fetch_max_wait_ms=settings.worker.fetch_max_wait_ms,
@@ -222,7 +224,7 @@ class Runtime:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             # What is durable is: with the broker away, clients would wait for it far beyond any budget.
-            closing = [follower.stop(), publisher.stop(), producer.stop(), state_producer.stop(), fleet.stop()]
+            closing = [follower.stop(), publisher.stop(), state_producer.stop(), fleet.stop()]
             await asyncio.wait([asyncio.ensure_future(c) for c in closing], timeout=CLOSE_S)
             self.events.report(final=True)
             if self.library is not None:
@@ -286,7 +288,6 @@ class Runtime:
                 if error is not None:
                     worker.give_up()
                 await app.stop()
-                await worker.published()
         except TimeoutError:
             self.events.emit("drain_incomplete", frames=self.custody.unfinished())
         if isinstance(error, Fatal):

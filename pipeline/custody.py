@@ -70,6 +70,7 @@ class Custody:
         except BaseException:  # a new rebalance cancels us: nothing of this assignment may stay
             for tp in partitions:
                 self._flow.drop(tp.partition)
+            self._publisher.forget()
             raise
         self._telemetry.health.joined = True
         self._telemetry.release("restoring")
@@ -152,6 +153,7 @@ class Custody:
             self._telemetry.health.revoked(number)
             self._telemetry.metrics.forget(number)
             self._telemetry.events.forget(number)
+        self._publisher.forget()
         self._telemetry.events.emit("partitions_revoked", partitions=sorted(numbers))
 
     def hole(self, tp: TP, expected: int, got: int) -> None:
@@ -234,6 +236,8 @@ class Custody:
             self._state_bytes |= dict.fromkeys(numbers, 0)
             try:
                 await self._publisher.acknowledged(mark)
+                # What of a lost partition was not acknowledged is forgotten by now: its next owner begins before it.
+                snaps = [snap for snap in snaps if self._flow.partitions.get(snap[0].number) is snap[0]]
                 # One after the other: a checkpoint never doubles the state in memory, and a broker that gets all of it
                 # at once keeps frames and alerts waiting behind it.
                 while snaps:

@@ -7,7 +7,7 @@ Sending never drops: what fails is sent again until it is acknowledged or the pr
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from pipeline.broker import Overtaken
 from pipeline.columns import NS_PER_MS, Effects
-from pipeline.errors import BrokerError
+from pipeline.errors import BrokerError, Retryable
 from pipeline.ops.settings import Topics
 from schemas import Alert
 from schemas.codec import encode, encode_alert
@@ -37,6 +38,8 @@ MAX_PENDING_S = 30.0
 RETRY_S = 1.0
 
 Headers = list[tuple[str, bytes]]
+#: Makes a producer that writes only while what it is given allows it (`make_producer`).
+Make = Callable[[Callable[[], bool]], Awaitable[AIOKafkaProducer]]
 
 
 @dataclass(slots=True)
@@ -83,17 +86,27 @@ class _Lane:
         self.queue.extendleft(sorted(self.failed, key=lambda item: item[0], reverse=True))
         self.failed = []
 
+    def clear(self) -> None:
+        self.queue.clear()
+        self.failed, self.out = [], 0
+
 
 class Publisher:
     """Sends in order per topic and counts what is not yet acknowledged. All calls are on the event loop's thread."""
 
-    def __init__(self, producer: AIOKafkaProducer, topics: Topics, *, served: Callable[[str], Headers], stale_ms: int,
+    _producer: AIOKafkaProducer
+
+    def __init__(self, make: Make, topics: Topics, *, served: Callable[[str], Headers], stale_ms: int,
+                 may_write: Callable[[], bool] = lambda: True,
                  on_acked: Callable[[int], None] = lambda made_ms: None,
                  on_retry: Callable[[str, BaseException], None] = lambda topic, error: None) -> None:
-        """served: bundle -> headers on how it is served. on_acked: hears the event time (Unix ms) of each acknowledged
-        alert. on_retry: hears what is tried again.
+        """served: bundle -> headers on how it is served. may_write: whether the group still counts on us.
+
+        on_acked: hears the event time (Unix ms) of each acknowledged alert. on_retry: hears what is tried again.
         """
-        self._producer, self._served, self._stale_ms = producer, served, stale_ms
+        self._make, self._may_write, self._served, self._stale_ms = make, may_write, served, stale_ms
+        self._era = 0  # counts how often what was not acknowledged was forgotten
+        self._ready = asyncio.Event()
         self._on_acked, self._on_retry = on_acked, on_retry
         self._names = {t.name: topics.name(t) for t in (ALERT, ALERT_STATE, ASSESSMENT, CALIBRATION, DEADLETTER)}
         self._lanes = {name: _Lane() for name in self._names.values()}
@@ -103,6 +116,7 @@ class Publisher:
         self._progress = asyncio.Event()
         self._held: list[tuple[int, _Message]] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._reopening: asyncio.Task[None] | None = None
         self._hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -110,17 +124,66 @@ class Publisher:
         """Return how many messages are not yet acknowledged."""
         return len(self._pending)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        await self._open()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run(lane), name=f"publish {name}") for name, lane in self._lanes.items()]
 
     async def stop(self) -> None:
         """End at once; what is not acknowledged is sent again by whoever restores the partition."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._reopening] if self._reopening is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._ready.is_set():
+            await self._producer.stop()
         if not self._hopeless.cancel():
             self._hopeless.exception()  # was told by `failed`, or nobody asked
+
+    async def _open(self) -> None:
+        era = self._era
+
+        def may_write() -> bool:
+            if era != self._era:
+                raise Overtaken
+            return self._may_write()
+
+        self._producer = await self._make(may_write)
+        self._ready.set()
+
+    def forget(self) -> None:
+        """Forget what is not acknowledged, and let nothing of it be written any more.
+
+        For when partitions are given up: their next owner says it again from the last checkpoint. Written after what
+        that one says, an older revision would be what the compacted topic keeps.
+        """
+        if not self._pending:
+            return
+        self._pending.clear()
+        self._bytes = 0
+        self._held = None if self._held is None else []
+        for lane in self._lanes.values():
+            lane.clear()
+        if self._ready.is_set():
+            self._era += 1
+            self._ready.clear()
+            self._reopening = asyncio.get_running_loop().create_task(self._reopen(self._producer))
+        self._progress.set()
+
+    async def _reopen(self, old: AIOKafkaProducer) -> None:
+        """Go on with a producer that has nothing queued; the old one's records fail by `Overtaken`."""
+        ending = asyncio.ensure_future(old.stop())
+        while not self._ready.is_set():
+            try:
+                await self._open()
+            except Retryable as error:
+                self._on_retry(self._names[ALERT.name], error)
+                await asyncio.sleep(RETRY_S)
+            except BrokerError as error:
+                if not self._hopeless.done():
+                    self._hopeless.set_exception(error)
+                break
+        await ending
 
     def send(self, effects: Effects) -> None:
         """Queue everything that a step wants published, in order."""
@@ -210,21 +273,27 @@ class Publisher:
                 lane.wake.clear()
                 await lane.wake.wait()
                 continue
+            await self._ready.wait()
+            if not lane.queue:
+                continue
             number, message = lane.queue.popleft()
             try:
                 sent = await self._producer.send(message.topic, message.value, message.key, headers=message.headers)
             except KafkaError as error:
                 self._fail(lane, number, message, error)
                 continue
-            lane.out += 1
+            if number in self._pending:
+                lane.out += 1
             sent.add_done_callback(lambda done, n=number, m=message: self._done(lane, n, m, done))
 
     def _done(self, lane: _Lane, number: int, message: _Message, done: "asyncio.Future[Any]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if number not in self._pending:
+            return  # forgotten
         lane.out -= 1
         lane.wake.set()
         if done.cancelled():
             return  # the producer was stopped: nobody may take this message for acknowledged
-        error = done.exception()
         if error is not None:
             self._fail(lane, number, message, error)
             return
@@ -234,6 +303,8 @@ class Publisher:
             self._on_acked(message.made_ms)
 
     def _fail(self, lane: _Lane, number: int, message: _Message, error: BaseException) -> None:
+        if number not in self._pending:
+            return
         lane.failed.append((number, message))
         self._on_retry(message.topic, error)
         if isinstance(error, HOPELESS) and not self._hopeless.done():

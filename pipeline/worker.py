@@ -239,6 +239,7 @@ class Worker:
         """After a fault: publish and write nothing more, the partitions' next owner repeats the work."""
         for number in list(self._flow.partitions):
             self._flow.drop(number)
+        self._publisher.forget()
 
     async def published(self) -> None:
         """Wait until everything queued is acknowledged."""

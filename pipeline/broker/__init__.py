@@ -16,11 +16,11 @@ from pipeline.broker.admin import (
     partition_count,
 )
 from pipeline.broker.config import BrokerConfig, Unsupported
-from pipeline.broker.produce import make_producer, murmur2_partition
+from pipeline.broker.produce import Overtaken, make_producer, murmur2_partition
 from pipeline.broker.read import Follower, follow, read_compacted
 
 __all__ = [
-    "BrokerConfig", "Follower", "NewTopic", "TopicInfo", "Unsupported", "create_topics", "delete_topics",
+    "BrokerConfig", "Follower", "NewTopic", "Overtaken", "TopicInfo", "Unsupported", "create_topics", "delete_topics",
     "describe_topics", "follow", "make_producer", "murmur2_partition",
     "offset_ranges", "offsets_for_time", "partition_count", "read_compacted",
 ]

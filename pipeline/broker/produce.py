@@ -2,16 +2,20 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
+from aiokafka.protocol.produce import ProduceRequest
 
 from pipeline.broker.config import BrokerConfig, reaching
 
 #: A broker that starts again needs seconds; asking it more often than this only costs.
 _METADATA_S = 0.2
+#: How often a producer that may not write asks whether it may: a heartbeat's answer takes milliseconds.
+_MAY_WRITE_S = 0.02
 
 
 def murmur2_partition(key: bytes, partitions: int) -> int:
@@ -46,11 +50,29 @@ def _calm(client: AIOKafkaClient) -> None:
     client.force_metadata_update = asked
 
 
+class Overtaken(KafkaError):  # type: ignore[misc]
+    """What a producer still holds is another worker's to say."""
+
+
+def _only_while(client: AIOKafkaClient, may_write: Callable[[], bool]) -> None:
+    """Ask right before records go on the wire, where all that was queued before the process stood still comes by."""
+    send = client.send
+
+    async def guarded(node_id: int, request: Any, **options: Any) -> Any:
+        while isinstance(request, ProduceRequest) and not may_write():
+            await asyncio.sleep(_MAY_WRITE_S)
+        return await send(node_id, request, **options)
+
+    client.send = guarded
+
+
 async def make_producer(cfg: BrokerConfig, *, linger_ms: int = 5, max_request_bytes: int = 1 << 20,
-                        delivery_timeout_s: float = 60.0) -> AIOKafkaProducer:
+                        delivery_timeout_s: float = 60.0,
+                        may_write: Callable[[], bool] | None = None) -> AIOKafkaProducer:
     """Start a producer: acks=all, idempotent, murmur2 partitions. The caller stops it.
 
     delivery_timeout_s: a record not acknowledged by then fails with KafkaTimeoutError; it outlasts a broker's restart.
+    may_write: False holds records back, Overtaken makes them fail.
     Raises Retryable if the broker is away, BrokerError if it has no idempotent producers (Apache Kafka and librdkafka's
     mock have them; Tansu 0.6 does not).
     """
@@ -60,6 +82,8 @@ async def make_producer(cfg: BrokerConfig, *, linger_ms: int = 5, max_request_by
         partitioner=_partitioner,
     )
     _calm(producer.client)
+    if may_write is not None:
+        _only_while(producer.client, may_write)
     try:
         with reaching(cfg, "start an idempotent producer"):
             async with asyncio.timeout(cfg.request_timeout_s):

@@ -26,7 +26,8 @@ from pipeline.partitions import TP, Committed, RecordBatch
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_UNKNOWN_MEMBER_ID, _FENCED_INSTANCE_ID = 25, 82  # Kafka's error codes; aiokafka has no class for the second
+# Kafka's error codes; aiokafka has no class for the last
+_UNKNOWN_MEMBER_ID, _REBALANCE_IN_PROGRESS, _FENCED_INSTANCE_ID = 25, 27, 82
 # aiokafka leaves the group when nobody fetched for max.poll.interval (Faust: 1000 s), so also when every partition is
 # full because we hold; and it does not come back, since with its partitions gone nobody fetches. Whether a silent
 # worker is stuck is the watchdog's question.
@@ -43,7 +44,7 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
     """The consumer thread: fetches lists, seeks, commits with metadata, watches the group's answers."""
 
     epoch = 0             # counts the seeks; written in this thread only
-    heartbeat_at = 0.0    # monotonic time of the last answer that confirmed our membership
+    heartbeat_at = 0.0    # monotonic time at which we sent the last request whose answer confirmed our membership
     fenced = False        # another member has our group instance id
     _known_member = ""    # our member id at the last join, for static members
 
@@ -87,10 +88,12 @@ class BatchThread(drv.AIOKafkaConsumerThread):  # type: ignore[misc]
             raise GroupCoordinatorNotAvailableError("the worker is stopping")
         if join and request._group_instance_id and not request._member_id:
             request._member_id = self._known_member
+        # Not of the answer: it may have lain in the socket while this process stood still.
+        sent_at = time.monotonic()
         response = await self._send(request)
         if join or isinstance(request, (SyncGroupRequest, HeartbeatRequest)):
-            if response.error_code == 0:
-                self.heartbeat_at = time.monotonic()
+            if response.error_code in (0, _REBALANCE_IN_PROGRESS):  # the second waits for us to let go, and knows us
+                self.heartbeat_at = sent_at
                 self._known_member = response.member_id if join else self._known_member
             elif response.error_code == _FENCED_INSTANCE_ID:
                 self.fenced = True

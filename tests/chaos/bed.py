@@ -114,6 +114,10 @@ class Worker:
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
+    def stands(self) -> bool:
+        """Tell whether the process is stopped (SIGSTOP)."""
+        return "\nState:\tT" in Path(f"/proc/{self.pid}/status").read_text()
+
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 

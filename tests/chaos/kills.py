@@ -1,9 +1,11 @@
 """Ways to hurt a worker while it works, and what each cost."""
 
 import random
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from confluent_kafka import OFFSET_END, Message, TopicPartition
@@ -39,8 +41,16 @@ class Drill:
     def start(self) -> None:
         self.plant.announce()
         self.plant.start()
-        self.worker = self.bed.worker()
+        self.worker = self._worker()
         self.at_work()
+
+    def _worker(self) -> Worker:
+        return self.bed.worker(program=[sys.executable, "-m", "tests.chaos.stall", str(self.flag)])
+
+    @property
+    def flag(self) -> Path:
+        """Return the file at which a worker stops itself with an alert on its way."""
+        return self.bed.folder / "stall"
 
     @property
     def bound(self) -> int:
@@ -68,6 +78,9 @@ class Drill:
         old, half = self.worker, False
         if way == "checkpoint":
             half = self._stop_in_checkpoint()
+        elif way == "zombie":
+            self.flag.touch()
+            eventually(lambda: not self.flag.exists() and old.stands(), 30, "no alert was raised\n" + old.tail())
         else:
             time.sleep(self.rng.uniform(0.0, self.bed.settings.checkpoint.interval_s))  # anywhere in the interval
         old.pause()
@@ -75,13 +88,13 @@ class Drill:
         if way != "zombie":
             old.kill()
         if way == "twice":  # the successor dies as well: on its way, restoring, or in its first whole checkpoint
-            second = self.bed.worker()
+            second = self._worker()
             self.worker = second
             if self.rng.random() < 0.5:
                 second.wait_for("restore_done")
             time.sleep(self.rng.uniform(0.0, 1.5))
             second.kill()
-        self.worker = self.bed.worker()
+        self.worker = self._worker()
         self.worker.owns(self.bed.partitions)
         if way == "zombie":
             # its own clock, too, must say that it was away for longer than the group waits

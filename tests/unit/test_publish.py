@@ -8,6 +8,7 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError
 
 from pipeline import publish
+from pipeline.broker import Overtaken
 from pipeline.columns import Effects
 from pipeline.errors import BrokerError
 from pipeline.ops.settings import Topics
@@ -36,6 +37,11 @@ class Broker:
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes, asyncio.Future[None]]] = []
         self.fails: list[str] = []
+        self.may_write: Any = None
+        self.stopped = False
+
+    async def stop(self) -> None:
+        self.stopped = True
 
     async def send(self, topic: str, value: bytes, key: bytes, **options: Any) -> Any:
         if topic in self.fails:
@@ -61,11 +67,15 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(test: Any) -> None:
     async def main() -> None:
-        broker = Broker()
-        heard: list[str] = []
-        publisher = Publisher(broker, Topics(), served=lambda bundle: SERVED, stale_ms=1000,  # type: ignore[arg-type]
+        broker, heard = Broker(), list[str]()
+
+        async def make(may_write: Any) -> Any:
+            broker.may_write = may_write
+            return broker
+
+        publisher = Publisher(make, Topics(), served=lambda bundle: SERVED, stale_ms=1000,
                               on_retry=lambda topic, error: heard.append(topic))
-        publisher.start()
+        await publisher.start()
         await test(broker, publisher, heard)
         await publisher.stop()
 
@@ -221,5 +231,29 @@ def test_what_is_held_is_sent_in_order_by_release_or_forgotten_but_assessments_g
         publisher.release(send=False)
         await settle()
         assert publisher.pending == 0 and len(broker.topic("kizashi.alert.v1")) == 3
+
+    run(test)
+
+
+def test_what_is_forgotten_is_neither_written_nor_waited_for_and_a_new_producer_goes_on() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        publisher.send(Effects(alerts=[alert(1)]))
+        await settle()
+        publisher.send(Effects(alerts=[alert(2)]))
+        waiting, old = asyncio.ensure_future(publisher.acknowledged(publisher.mark())), broker.may_write
+        assert old()
+        publisher.forget()
+        with pytest.raises(Overtaken):
+            old()
+        assert publisher.pending == 0
+        await settle()
+        assert waiting.done() and broker.stopped and broker.may_write is not old
+        for future in broker.topic("kizashi.alert.v1"):
+            future.set_exception(Overtaken())
+        publisher.send(Effects(alerts=[alert(3)]))
+        await settle()
+        assert not heard and [key for t, key, _ in broker.sent if t == "kizashi.alert.state.v1"] == [
+            alert(1).state_key, alert(3).state_key]
+        assert publisher.pending == 2
 
     run(test)
