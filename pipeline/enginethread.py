@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -93,15 +93,16 @@ class EngineThread:
         left = float("inf") if timeout_s is None else timeout_s
         try:
             while True:
-                step = min(left, ALIVE_S)
-                try:
-                    return answer.result(step)
-                except TimeoutError:
-                    left -= step
-                    if answer.done() or left <= 0:
-                        raise
-                    if not self._thread.is_alive():
-                        raise EngineLost("the engine is closed") from None
+                # Before the wait: what a thread answers as its last is there after it.
+                alive, step = self._thread.is_alive(), min(left, ALIVE_S)
+                wait([answer], step)
+                if answer.done():
+                    return answer.result()
+                left -= step
+                if left <= 0:
+                    raise TimeoutError
+                if not alive:
+                    raise EngineLost("the engine is closed")
         finally:
             answer.cancel()  # what nobody waits for any more is not begun
 

@@ -81,11 +81,11 @@ class Fleet:
 
     def _on_change(self, bundle: str) -> None:
         if self._restage is not None:
-            self._spawn(self._settled(self._restage(bundle)))
+            self._spawn(self._settled(self._restage, bundle))
 
-    async def _settled(self, restaging: Awaitable[None]) -> None:
+    async def _settled(self, restage: Callable[[str], Awaitable[None]], bundle: str) -> None:
         try:
-            await restaging
+            await restage(bundle)  # made here: a task that is cancelled before it begins would leave it unawaited
         except Exception:  # the worker has failed meanwhile, and says why
             return
 

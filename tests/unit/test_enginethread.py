@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from engines.base import Arrays, Engine, EngineError, EngineLost, Staging
+from pipeline import enginethread
 from pipeline.enginethread import EngineThread
 from pipeline.infer import Outcome
 from tests.devices import Device, Slow
@@ -164,3 +165,12 @@ def test_who_asks_a_closed_engine_hears_that_it_is_closed() -> None:
     thread.close()
     with pytest.raises(EngineLost, match="closed"):
         thread.call(lambda engine: engine.name)
+
+
+def test_an_answer_that_comes_while_somebody_looks_whether_the_thread_lives_is_no_timeout(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enginethread, "ALIVE_S", 0.0)  # looks all the time
+    thread = EngineThread(WindowMean, 4)
+    thread.start()
+    assert [thread.call(lambda engine, n=n: n, 30) for n in range(50)] == list(range(50))
+    assert thread.close(30)

@@ -241,6 +241,13 @@ def test_a_build_that_waits_to_be_tried_again_is_left_where_a_new_version_has_co
     assert run(test).heard.of("engine_refused")[0]["again_s"] == 60.0  # `stop` does not wait for it
 
 
+def test_a_change_of_engines_at_the_moment_of_the_stop_leaves_nothing_unawaited() -> None:
+    async def test(bed: Bed) -> None:
+        bed.serving.replace(bed.serving.engines)  # and no step of the loop until `stop`
+
+    assert run(test).restaged == []
+
+
 def test_a_worker_that_stops_ends_its_builds() -> None:
     async def test(bed: Bed) -> None:
         await bed.until(lambda: bed.heard.of("engine_build"))
