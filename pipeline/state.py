@@ -4,6 +4,7 @@ A *pool* holds the assets of one bundle and one frame layout on one partition. A
 slot of one block, so a block that was written is a consistent piece of the past whatever became of the others.
 """
 
+import math
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Column:
 
     @property
     def slot_bytes(self) -> int:
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=int))
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
 
 #: From this size on an array gets pages of its own, which the system provides when they are written to.
