@@ -230,6 +230,16 @@ def test_topic_administration_is_unsupported_on_librdkafkas_mock(mock_broker: st
     assert asyncio.run(partition_count(cfg, "t")) is None
 
 
+async def test_a_producer_that_may_not_write_holds_back_what_is_queued(mock_broker: str) -> None:
+    allowed = False
+    producer = await make_producer(BrokerConfig(mock_broker), linger_ms=0, may_write=lambda: allowed)
+    sent = await producer.send("frames", b"x")
+    assert not (await asyncio.wait([sent], timeout=0.3))[0]
+    allowed = True
+    assert (await sent).offset == 0  # the first that the broker has
+    await producer.stop()
+
+
 async def test_mock_broker_serves_producer_reader_and_follower(mock_broker: str) -> None:
     cfg = BrokerConfig(mock_broker)
     got: dict[bytes | None, bytes | None] = {}
