@@ -136,7 +136,7 @@ def _environment() -> dict[str, str]:
 def _watch(pid: int, deadline: float, limits: Watched, stop: Callable[[], bool]) -> None:
     if time.monotonic() > deadline:
         raise Unready(f"{limits.what} was killed after {limits.timeout_s:g} s, its limit; {limits.longer}")
-    if (held := _resident(pid)) > limits.memory_bytes:
+    if (held := resident(pid)) > limits.memory_bytes:
         raise EngineError(f"{limits.what} was killed at {held >> 20} MiB, its limit is {limits.memory_bytes >> 20} "
                           f"MiB; {limits.smaller}")
     if stop():
@@ -148,7 +148,7 @@ def _ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
     """Return the bytes of memory that a process holds; 0 where the system does not tell."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from engines.base import EngineError
-from engines.child import settle
+from engines.child import resident, settle
 from engines.parity import compare
 from engines.supply import EngineOptions, open_engine
 from engines.trial import PASSED, Request
@@ -18,6 +18,7 @@ from engines.trial import PASSED, Request
 _NICE = 19
 # Rows of a batch of golden vectors, as in the gate.
 _GATE_ROWS = 256
+_MIB = 1 << 20
 
 
 def main(fd: int, parent: int) -> None:
@@ -44,6 +45,7 @@ def _try(request: Request) -> str:
     if request.engine == "onnx_cpu":  # the runtime itself is not the model's memory
         import engines.onnx_cpu  # noqa: F401
     _bound(request.memory_bytes)
+    before = resident(os.getpid())
     engine = open_engine(request.engine, bundle, EngineOptions(request.threads))
     engine.warm_up(request.rows)
     if bundle.golden is not None:  # what it says is judged where it is to serve
@@ -55,6 +57,10 @@ def _try(request: Request) -> str:
             engine.infer({t.name: np.ones((request.rows, *shapes[t.name]), t.dtype) for t in engine.inputs})
         except (EngineError, MemoryError) as error:
             raise EngineError(f"{request.rows} rows of {dict(shapes)}: {str(error) or 'out of memory'}") from error
+    # What runs by now is kept: a runtime's arena gives nothing back, and neither does what leaks.
+    used, budget = (resident(os.getpid()) - before) / _MIB, bundle.spec.budget.memory_mb
+    if budget is not None and used > budget:
+        return f"it takes {used:.1f} MiB for batches of {request.rows} rows, budget.memory_mb = {budget:g}"
     return ""
 
 

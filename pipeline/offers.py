@@ -3,7 +3,6 @@
 Blocking, meant for a thread: reading, verifying, loading, comparing, measuring.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,6 @@ from pipeline.serving import CLOSE_S, Engines, Layout, Serving, layout_of
 ROUNDS = 20
 #: The event loop waits at most this long for the interpreter beside a version that is tried, instead of 5 ms each time.
 SWITCH_S, _USUAL_S = 0.0005, sys.getswitchinterval()
-_MIB = 1 << 20
 #: Longest that rows which only teach an heir may hold up the flow; they take a millisecond.
 LEARN_S = 1.0
 
@@ -78,8 +76,8 @@ class FolderModels:
         self._layouts = layouts
         paths = {c.path: c.mark for c in candidates(settings)}
         self._marks = {name: paths.get(s.bundle.path, "") for name, s in fleet.servings.items()}
-        # Graphs that have run here, in which shapes: what one allocates depends on nothing else that a trial could see.
-        self._passed: set[tuple[str, frozenset[Layout]]] = set()
+        # Graphs that have run here, in which shapes and within which memory: a trial depends on nothing else.
+        self._passed: set[tuple[str, float | None, frozenset[Layout]]] = set()
         self._told: set[str] = set()  # marks of what has no readable manifest
 
     def begin(self) -> None:
@@ -115,17 +113,16 @@ class FolderModels:
         if bundle.manifest_sha256 == serving.bundle.manifest_sha256:
             raise ModelError("it is the version that serves, in another place")
         shapes = [bundle.spec.rows(*layout) for layout in self._layouts(candidate.name)]
-        graph = bundle.sha256, frozenset(map(layout_of, [*shapes, *golden_shapes(bundle)]))
+        graph = (bundle.sha256, bundle.spec.budget.memory_mb,
+                 frozenset(map(layout_of, [*shapes, *golden_shapes(bundle)])))
         if graph not in self._passed:
             self._fitter.try_out(bundle, shapes)
             self._passed.add(graph)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         engines = self._fitter.engines(bundle, shapes, build=True)
         tried = Tried(bundle, engines, serving)
         try:
             rows = self._settings.batch.max_size
             engines.ground.thread.call(lambda engine: _within_budget(engine, bundle, rows), OPEN_S)
-            _within_memory(bundle, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
         except BaseException as error:  # nobody else knows of its engines yet
             tried.discard()
             if isinstance(error, TimeoutError):
@@ -176,11 +173,3 @@ def _within_budget(engine: Engine, bundle: Bundle, rows: int) -> None:
     if times.total.p50 > budget * 1000:
         raise EngineError(f"{engine.name}: a batch of {rows} rows takes {times.total.p50 / 1000:.2f} ms (median of "
                           f"{ROUNDS}), budget.latency_ms = {budget:g}")
-
-
-def _within_memory(bundle: Bundle, grown: int) -> None:
-    """Hold the budget against how far the process has grown beyond its highest mark: a leak shows there too."""
-    budget = bundle.spec.budget.memory_mb
-    if budget is not None and grown > budget * _MIB:
-        raise EngineError(f"the process grew by {grown / _MIB:.0f} MiB while this version was tried, "
-                          f"budget.memory_mb = {budget:g}")

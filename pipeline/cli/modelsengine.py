@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from engines import Bundle, Engine, EngineError, EngineLost, load_bundle, open_engine
-from engines.child import Watched, converse, settle
+from engines.child import Watched, converse, resident, settle
 from engines.golden import GoldenCase
 from engines.measure import BUCKETS, BucketTimes, measure
 from engines.parity import ParityReport, compare
@@ -131,7 +131,7 @@ def _check(request: Request, tell: Callable[[str], None]) -> Answer:
                             build_memory_mb=request.build_memory_mb)  # one thread: the budget is for that
     with suppress(ImportError):  # what the package itself takes is not the model's
         import_module(f"engines.{name}")
-    before = _resident()
+    before = resident(os.getpid())
     with opened(name, bundle, options, bundle.golden.cases, tell) as engine:
         report = compare(engine, bundle, parity, FULL_BATCH)
         if request.rounds and report.ok:
@@ -139,15 +139,7 @@ def _check(request: Request, tell: Callable[[str], None]) -> Answer:
             # One thread of the CPU computes: what a busy machine takes from it says nothing of the model.
             clock = time.thread_time if name == "onnx_cpu" else time.perf_counter
             times = measure(engine, bundle, clock, BUCKETS, request.rounds)
-        return Answer(report=report, times=tuple(times), used=_resident() - before)
-
-
-def _resident() -> int:
-    """Return the resident memory of this process in bytes, 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+        return Answer(report=report, times=tuple(times), used=resident(os.getpid()) - before)
 
 
 if __name__ == "__main__":

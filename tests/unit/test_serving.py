@@ -6,13 +6,15 @@ The loop's clock is moved by hand; threads are waited for by events.
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from engines.base import Arrays, Engine, EngineError
+from engines.bundle import BudgetSpec
 from pipeline.batch import plain
 from pipeline.enginethread import EngineThread
 from pipeline.errors import ModelError
@@ -86,7 +88,7 @@ class Bed:
 
 
 def run(test: Callable[[Bed], Awaitable[None]], ground: Engine, device: Engine | None = None, *, ready: bool = True,
-        deadline_s: float = 1000.0) -> Bed:
+        deadline_s: float = 1000.0, budget_ms: float | None = None) -> Bed:
     async def main() -> Bed:
         loop = asyncio.get_running_loop()
         clock = [loop.time()]
@@ -96,7 +98,9 @@ def run(test: Callable[[Bed], Awaitable[None]], ground: Engine, device: Engine |
         threads = [EngineThread(lambda e=e: e, 1, e.name) for e in (ground, device) if e is not None]  # type: ignore[misc]
         for thread in threads:
             thread.start()
-        engines = Engines(window_bundle(), Active(threads[0], ground.name, "beside device"))
+        bundle = window_bundle()
+        spec = msgspec.structs.replace(bundle.spec, budget=BudgetSpec(latency_ms=budget_ms))
+        engines = Engines(replace(bundle, spec=spec), Active(threads[0], ground.name, "beside device"))
         if device is not None:
             engines.device = Active(threads[1], device.name, "chosen")
             engines.ready = {(("x", (2, 1, 1)),)} if ready else set()
@@ -372,6 +376,26 @@ def test_inputs_are_cast_for_the_engine_that_takes_over() -> None:
         await bed.answered(2)
 
     run(test, picky, Device(picky, lose_at=1)).check_all_right(2)
+
+
+@pytest.mark.parametrize(("budget_ms", "told"), [(1e-6, 1), (1e6, 0), (None, 0)])
+def test_an_engine_that_is_slower_than_its_bundles_budget_for_a_minute_is_told_and_serves_on(
+        budget_ms: float | None, told: int) -> None:
+    async def test(bed: Bed) -> None:
+        for n in range(MIN_BATCHES):
+            bed.submit(float(n))
+        await bed.answered(MIN_BATCHES)
+        assert not bed.heard.of("engine_slow")
+        await bed.pass_time(WINDOW_S)
+        bed.submit(float(MIN_BATCHES))
+        await bed.answered(MIN_BATCHES + 1)
+
+    bed = run(test, WindowMean(), budget_ms=budget_ms)
+    bed.check_all_right(MIN_BATCHES + 1)
+    assert len(bed.heard.of("engine_slow")) == told
+    for slow in bed.heard.of("engine_slow"):
+        assert (slow["bundle"], slow["backend"]) == ("win", "window_mean")
+        assert "101 of 101 batches took longer than the bundle's budget of 1e-06 ms" in slow["why"]
 
 
 def test_pace_tells_once_a_minute_that_p99_is_over_the_budget() -> None:

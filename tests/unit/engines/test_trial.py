@@ -4,9 +4,12 @@ import dataclasses
 import resource
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
 from engines import Bundle, EngineError
+from engines.bundle import BudgetSpec
 from engines.trial import TrialLimits, try_out
 from tests import models
 
@@ -44,6 +47,21 @@ def test_large_activations_are_met_at_the_largest_batch_and_the_shapes_that_will
     try_out(wide, "onnx_cpu", [ROWS], 256, limits=LIMITS)
     with pytest.raises(EngineError, match=r"256 rows of .*x.*1, 4, 5000000"):
         try_out(wide, "onnx_cpu", [{"x": (1, 4, 5_000_000)}], 256, limits=LIMITS)
+
+
+@pytest.mark.parametrize("keep_mb", [0.0, 80.0])
+def test_a_model_is_held_to_the_memory_of_its_own_passport(bundle: Bundle, keep_mb: float) -> None:
+    """However much this process has held before, and also where a batch frees less than it took."""
+    held = np.ones(200 << 17)  # 200 MiB
+    del held
+    frugal = greedy(bundle, 1 + int(keep_mb * (1 << 18)))
+    spec = msgspec.structs.replace(frugal.spec, budget=BudgetSpec(memory_mb=64.0))
+    frugal = dataclasses.replace(frugal, spec=spec)
+    if not keep_mb:
+        try_out(frugal, "onnx_cpu", [ROWS], 256, limits=LIMITS)
+        return
+    with pytest.raises(EngineError, match=r"it takes (8|9)\d\.\d MiB for batches of 256 rows, budget\.memory_mb = 64"):
+        try_out(frugal, "onnx_cpu", [ROWS], 256, limits=LIMITS)
 
 
 def test_a_model_that_hangs_is_killed_at_its_deadline(bundle: Bundle) -> None:
