@@ -105,6 +105,19 @@ def test_row_alone_has_the_bits_of_the_row_in_any_batch(engines, engine, model, 
             assert values[at].tobytes() == alone[name][0].tobytes(), f"{name} of row {row} at {at} of {len(chosen)}"
 
 
+@pytest.mark.parametrize("name", shipped_bundles())
+def test_row_of_a_shipped_bundle_has_its_bits_alone_and_in_any_batch(bundles, engines, name):
+    for case in bundles[name].golden.cases:
+        opened, n = engines["onnx_cpu", name], case.rows
+        whole = {key: array.copy() for key, array in opened.infer(case.inputs).items()}
+        for size in (1, 2, 3, 7, 17):
+            for first in range(0, n - size + 1, max(n // 8, size)):
+                part = opened.infer({key: array[first : first + size] for key, array in case.inputs.items()})
+                for key, array in whole.items():
+                    at = f"{case.name}: {key} of rows {first} + {size}"
+                    assert part[key].tobytes() == array[first : first + size].tobytes(), at
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 7, 8, 13, 31, 32])
 def test_chart_row_has_the_same_bits_at_every_place_for_any_number_of_channels(engines, engine, channels):
