@@ -64,7 +64,7 @@ class Bundle:
         spec = self.spec
         shape = (STATE_LAYOUT, spec.kind, spec.window, spec.mewma, channels, samples_per_frame,
                  *(("runs",) if spec.mewma else ()),  # runs of equal samples are counted since
-                 *((spec.ewma, spec.match.channels) if spec.ewma else ()),
+                 *((spec.ewma.state, spec.match.channels) if spec.ewma else ()),
                  *((spec.order, spec.match.max_rate_hz) if spec.order else ()),
                  *((spec.drift.layout(),) if spec.drift else ()),  # older kinds keep the names that they had
                  *((spec.baseline, self.sha256) if spec.baseline else ()))

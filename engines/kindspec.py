@@ -93,24 +93,36 @@ class OrderSpec(Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
-#: A sample with a channel of this size or more is not averaged: its square, in a setting's units, would not be finite.
+#: A sample with a channel beyond this size is not averaged: its square, in a setting's units, would not be finite.
 LARGEST = 1e100
 
 
-class EwmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """Rows are moving means of the raw channels (kind "ewma"), each asset's since its first sample.
-
-    smoothings: weights of the newest sample, one mean each. age: channel that counts operating time; it is not
-    averaged. settings: channels that say the operating point, and what they are divided by; they, and the squares of
-    those in `squares`, are averaged beside the sensors, which are all other channels. hop: samples between two rows.
-    Channels are those of [match], in its order.
-    """
+class EwmaState(Struct, frozen=True, forbid_unknown_fields=True):
+    """What of `EwmaSpec` shapes the state."""
 
     smoothings: Annotated[tuple[Annotated[float, Meta(gt=0.0, le=1.0)], ...], Meta(min_length=1, max_length=16)]
     age: ChannelName | None = None
     settings: dict[ChannelName, Positive] = {}
     squares: tuple[ChannelName, ...] = ()
     hop: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
+
+
+class EwmaSpec(EwmaState, frozen=True, forbid_unknown_fields=True):
+    """Rows are moving means of the raw channels (kind "ewma"), each asset's since its first sample.
+
+    smoothings: weights of the newest sample, one mean each. age: channel that counts operating time; it is not
+    averaged. settings: channels that say the operating point, and what they are divided by; they, and the squares of
+    those in `squares`, are averaged beside the sensors, which are all other channels. hop: samples between two rows.
+    Channels are those of [match], in its order. plausible: least and most that a channel can say, where its birth
+    does not tell its measuring range; a sample beyond is never averaged.
+    """
+
+    plausible: dict[ChannelName, tuple[float, float]] = {}
+
+    @property
+    def state(self) -> EwmaState:
+        """Return what shapes the state: with another plausible range it means the same."""
+        return EwmaState(self.smoothings, self.age, self.settings, self.squares, self.hop)
 
     def sensors(self, channels: tuple[str, ...]) -> tuple[str, ...]:
         """Return the channels that are neither age nor setting."""
@@ -128,4 +140,8 @@ class EwmaSpec(Struct, frozen=True, forbid_unknown_fields=True):
                  for name in (*((self.age,) if self.age else ()), *self.settings) if name not in channels]
         found += [f"ewma.squares: {name!r} is none of ewma.settings" for name in self.squares
                   if name not in self.settings]
+        found += [f"ewma.plausible: {name!r} is none of match.channels" for name in self.plausible
+                  if name not in channels]
+        found += [f"ewma.plausible: {name} is at least {low:g} and at most {high:g}; want least < most"
+                  for name, (low, high) in self.plausible.items() if not low < high]
         return found if self.sensors(channels) or found else ["ewma: match.channels has no sensor"]

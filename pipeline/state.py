@@ -183,6 +183,8 @@ class Pool:
         birth = who.birth
         self.table["historical"][slot] = who.historical
         self.table["period_ns"][slot] = 1e9 / birth.rate_hz
+        if "range" in self.table:
+            self.table["range"][slot] = np.array([(c.low, c.high) for c in self.channels_of(birth)], np.float64)
         self.scaled |= any(c.scale != 1.0 or c.offset != 0.0 for c in birth.channels)
         if not self.scaled:
             return

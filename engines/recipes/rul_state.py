@@ -38,6 +38,7 @@ SQUARES = ("altitude", "mach")
 LIFTED = 5
 COLUMNS = len(SENSORS) + LIFTED
 _FIRST = 1 + len(SETTINGS)  # of the sensors in a row
+_ANY = np.array([[-LARGEST], [LARGEST]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,12 @@ class State:
             np.zeros((assets, len(SENSORS))),
         )  # fmt: skip
 
-    def step(self, sample: F64) -> None:
-        """Take one sample of each asset, (n, channels).
+    def step(self, sample: F64, plausible: F64 = _ANY) -> None:
+        """Take one sample of each asset, (n, channels). plausible: (2, channels), least and most of each channel.
 
-        One with a NaN, or too large to be averaged, is kept as `last` and changes nothing else.
+        One with a NaN, or beyond what is plausible, is kept as `last` and changes nothing else.
         """
-        whole = np.asarray((np.abs(sample) < LARGEST).all(axis=1, keepdims=True))
+        whole = np.asarray(((sample >= plausible[0]) & (sample <= plausible[1])).all(axis=1, keepdims=True))
         used = np.where(whole, sample, 0.0)
         settings, sensors = used[:, 1:_FIRST], used[:, _FIRST:]
         self.count += whole[:, 0]
@@ -127,8 +128,8 @@ class Rows:
         return {"ewma": self.ewma, "count": self.count, "last": self.last, "same": self.same}
 
 
-def run(histories: Sequence[History]) -> Rows:
-    """Stream each history through the recursion; the state after every sample."""
+def run(histories: Sequence[History], plausible: F64 = _ANY) -> Rows:
+    """Stream each history through the recursion; the state after every sample. plausible: see `State.step`."""
     lengths = np.array([len(h.rows) for h in histories])
     longest = int(lengths.max())
     sample = np.full((longest, len(histories), len(CHANNELS)), np.nan)
@@ -138,7 +139,7 @@ def run(histories: Sequence[History]) -> Rows:
     kept: dict[str, list[F64]] = {"ewma": [], "count": [], "last": [], "same": []}
     at = []
     for t in range(longest):
-        state.step(sample[t])
+        state.step(sample[t], plausible)
         alive = np.flatnonzero(lengths > t)
         for name, array in state.inputs().items():
             kept[name].append(array[alive])
