@@ -14,7 +14,21 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.base import Array
-from engines.recipes.rul_model import BAD, CAP, COUNTER, FEW, FLOOR, KNOWN, MISSED, OUTSIDE, SNAP, SPAN, WARN, RulModel
+from engines.recipes.rul_model import (
+    BAD,
+    CAP,
+    COUNTER,
+    FEW,
+    FLOOR,
+    KNOWN,
+    LATE,
+    MISSED,
+    OUTSIDE,
+    SNAP,
+    SPAN,
+    WARN,
+    RulModel,
+)
 from engines.recipes.rul_state import CHANNELS, COLUMNS, LIFTED, SENSORS, SETTING_SCALE, SMOOTHINGS
 
 # As anomaly-mewma: every runtime in use reads it.
@@ -69,9 +83,11 @@ def build(model: RulModel) -> bytes:
     g = _Graph()
     missing, last, settings = _last_sample(g)
     z = _normalise(g, model, g.cut("ewma", 0, _S, 2), g.cut("ewma", _S, COLUMNS, 2))
-    why = _unknown(g, model, z, missing, last, settings)
     outputs = _net(g, model, _variants(g, model, z, last))
-    _answers(g, model, outputs, why)
+    means, own = _means(g, outputs)
+    missed = g("Max", g("Sub", g.reshape(g.cut(last, 0, 1, 1), -1), "count"), np.array(0.0))
+    few = _few(g, model, own, missed)
+    _answers(g, model, outputs, means, own, missed, _unknown(g, model, z, missing, last, settings, few))
     f32, f64 = TensorProto.FLOAT, TensorProto.DOUBLE
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -110,7 +126,15 @@ def _normalise(g: _Graph, model: RulModel, sensors: str, powers: str) -> str:
     return g("Div", g("Sub", sensors, parts[0]), g("Max", parts[1], normaliser.least))
 
 
-def _unknown(g: _Graph, model: RulModel, z: str, missing: str, last: str, settings: str) -> str:
+def _few(g: _Graph, model: RulModel, own: str, missed: str) -> str:
+    """Return whether the samples are too few for a history, (n) bool; own: forecast life (n, 1), missed: (n)."""
+    envelope = model.envelope
+    asked = g("Add", g("Mul", missed, np.array(MISSED)), np.array(envelope.least))
+    most = g("Cast", _between(g, own, envelope.late[0], envelope.late[1]), to=TensorProto.DOUBLE)
+    return g("Less", "count", g("Min", asked, most))
+
+
+def _unknown(g: _Graph, model: RulModel, z: str, missing: str, last: str, settings: str, few: str) -> str:
     """Return the answer to "is this to be believed", (n) int32."""
     normaliser, envelope = model.normaliser, model.envelope
     scaled = g("Div", settings, np.asarray(SETTING_SCALE))
@@ -128,11 +152,8 @@ def _unknown(g: _Graph, model: RulModel, z: str, missing: str, last: str, settin
     counter = g("Greater", "count", g("Add", cycles, np.array(1.0)))
     stuck = g("GreaterOrEqual", g.largest(g("Sub", "same", envelope.same), [1]), np.array(0.0))
     bad = g("Or", g("Or", missing, stuck), g("Less", "count", np.array(1.0)))
-    missed = g("Max", g("Sub", cycles, "count"), np.array(0.0))
-    asked = g("Add", g("Mul", missed, np.array(MISSED)), np.array(envelope.least))
-    needed = g("Min", asked, np.array(envelope.late))
-    few = g("Where", g("Less", "count", needed), np.array(FEW, _I32), np.array(KNOWN, _I32))
-    known = g("Where", inside, few, np.array(OUTSIDE, _I32))
+    known = g("Where", few, np.array(FEW, _I32), np.array(KNOWN, _I32))
+    known = g("Where", inside, known, np.array(OUTSIDE, _I32))
     known = g("Where", counter, np.array(COUNTER, _I32), known)
     return g("Where", bad, np.array(BAD, _I32), known, name="unknown")
 
@@ -167,22 +188,26 @@ def _net(g: _Graph, model: RulModel, x: str) -> str:
     return g("Add", g.reshape(g("MatMul", joined, whole), -1, 1 + _S, heads), bias.mean(axis=0).astype(_F32))
 
 
-def _answers(g: _Graph, model: RulModel, outputs: str, why: str) -> None:
+def _means(g: _Graph, outputs: str) -> tuple[str, str]:
+    """Return the life of each variant in cycles (n, 1 + 14), not cut at 0, and that of the row (n, 1), cut."""
+    cap = np.array(CAP, _F32)
+    means = g("Min", g("Mul", g.reshape(g.cut(outputs, 0, 1, 2), -1, 1 + _S), cap), cap)
+    return means, g("Max", g.cut(means, 0, 1, 1), np.array(0.0, _F32))
+
+
+def _answers(g: _Graph, model: RulModel, outputs: str, means: str, own: str, missed: str, why: str) -> None:
     zero, cap = np.array(0.0, _F32), np.array(CAP, _F32)
-    cycles = g("Mul", outputs, cap)
-    means = g("Min", g.reshape(g.cut(cycles, 0, 1, 2), -1, 1 + _S), cap)  # below 0 a gain is one all the same
-    raw_own = g.cut(means, 0, 1, 1)
-    own = g("Max", raw_own, zero)
     rul = g.reshape(own, -1)
     g("Identity", rul, name="rul")
-    head = g.reshape(g.cut(cycles, 0, 1, 1), -1, 4)
+    head = g("Mul", g.reshape(g.cut(outputs, 0, 1, 1), -1, 4), cap)
     raw = g.reshape(g.cut(outputs, 0, 1, 1), -1, 4)
     root = g("Sqrt", g("Add", g("Mul", raw, raw), np.array(1.0, _F32)))  # rul_model.positive
     wide = g("Mul", g("Add", raw, root), np.array(CAP / 2, _F32))
     middle = g.reshape(g.cut(head, 1, 2, 1), -1)
     low = g("Sub", middle, g.reshape(g.cut(wide, 2, 3, 1), -1))
     high = g("Add", middle, g.reshape(g.cut(wide, 3, 4, 1), -1))
-    below, above = (_between(g, own, model.band.knots, values) for values in (model.band.below, model.band.above))
+    share = g("Cast", g("Min", g("Div", missed, np.array(LATE)), np.array(1.0)), to=TensorProto.FLOAT)
+    below, above = (_added(g, own, share, model.band.knots, ends) for ends in (model.band.below, model.band.above))
     high = g("Max", g.clip(g("Mul", g("Add", high, above), np.array(CAP / (CAP - SNAP), _F32)), zero, cap), rul)
     low = g("Min", g.clip(g("Sub", low, below), zero, cap), rul)
     known = g("Equal", why, np.array(KNOWN, _I32))
@@ -191,12 +216,19 @@ def _answers(g: _Graph, model: RulModel, outputs: str, why: str) -> None:
     g("Min", g("Max", g("Min", g("Max", middle, zero), cap), "p10"), "p90", name="p50")
     score = g("Div", np.array(WARN, _F32), g("Max", rul, np.array(FLOOR, _F32)))
     g("Where", known, score, zero, name="score")
-    gain = g("Max", g("Sub", g.cut(means, 1, 1 + _S, 1), raw_own), zero)
+    # below 0 a gain is one all the same
+    gain = g("Max", g("Sub", g.cut(means, 1, 1 + _S, 1), g.cut(means, 0, 1, 1)), zero)
     # A vector of ones per row, or ONNX Runtime makes one product of all rows, whose last bits depend on their number.
     ones = g("Add", g("Mul", g.reshape(gain, -1, _S, 1), zero), np.array(1.0, _F32))
     total = g.reshape(g("MatMul", g.reshape(gain, -1, 1, _S), ones), -1, 1)
     share = g("Div", gain, g("Max", total, np.array(1.0, _F32)))
     g("Pad", share, np.array([0, _FIRST, 0, 0], _I64), name="contributions")
+
+
+def _added(g: _Graph, own: str, share: str, knots: Array, ends: Array) -> str:
+    """Return what the band adds at one end, (n): of engines known from birth, and `share` of the way to late ones."""
+    more = g("Mul", _between(g, own, knots, ends[1] - ends[0]), share)
+    return g("Add", _between(g, own, knots, ends[0]), more)
 
 
 def _between(g: _Graph, x: str, knots: Array, values: Array) -> str:

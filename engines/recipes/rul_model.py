@@ -20,8 +20,10 @@ WARN = 50.0
 FLOOR = 5.0
 #: Upper ends are stretched so that one this close below the cap is at the cap, "at least": a net never meets a bound.
 SNAP = 0.5
-#: Samples that each missed cycle asks for: joined 30 cycles late 80, from 50 on `late`.
+#: Samples that each missed cycle asks for: joined 10 cycles late 40, from 50 on what `Envelope.late` says.
 MISSED = 2.0
+#: Missed cycles from which on an engine's interval is that of engines joined late; before, it is between the two.
+LATE = 30.0
 SPAN = len(SMOOTHINGS) * len(SENSORS)
 FEATURES = SPAN + 3
 HEADS = ("mean", "p50", "below", "above")
@@ -60,31 +62,39 @@ class Envelope:
     """What was met in training. middle, half: (smoothings + 1, sensors), z of each mean and, last, of a single sample.
 
     same: (sensors), samples in a row of one value from which on a sensor is stuck. least: samples that make a history;
-    each cycle missed before the first one asks for MISSED more, up to `late`. healthy: (sensors), z before any wear.
+    each cycle missed before the first one asks for MISSED more, up to `late`: (2, 2), forecast lives and the samples
+    that are enough there, linear between. healthy: (sensors), z before any wear.
+    plausible: (2, channels), least and most of a sample that may be averaged.
     """
 
     middle: F64
     half: F64
     same: F64
     least: float
-    late: float
+    late: F64
     healthy: F64
+    plausible: F64
 
-    def needed(self, missed: F64) -> F64:
-        """Return the samples that make a history of an engine that was joined after `missed` cycles."""
-        return np.minimum(self.least + MISSED * np.maximum(missed, 0.0), self.late)
+    def needed(self, missed: F64, mean: F64) -> F64:
+        """Return the samples that make a history of an engine joined after `missed` cycles, `mean` its forecast."""
+        return np.minimum(self.least + MISSED * missed, np.interp(mean, *self.late))
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What conformal calibration adds below and above the interval, linear between knots of the mean head (cycles)."""
+    """What conformal calibration adds below and above the interval, linear between knots of the mean head (cycles).
+
+    below, above: (2, knots), of engines known from birth, and of engines joined LATE or more cycles after it.
+    """
 
     knots: F64
     below: F64
     above: F64
 
-    def __call__(self, mean: F64) -> tuple[F64, F64]:
-        return np.interp(mean, self.knots, self.below), np.interp(mean, self.knots, self.above)
+    def __call__(self, mean: F64, missed: F64) -> tuple[F64, F64]:
+        share = np.minimum(missed / LATE, 1.0)
+        born, late = ([np.interp(mean, self.knots, end[k]) for end in (self.below, self.above)] for k in (0, 1))
+        return born[0] + share * (late[0] - born[0]), born[1] + share * (late[1] - born[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +179,18 @@ def raw_forecast(outputs: F64) -> tuple[F64, F64, F64, F64]:
     return mean, np.clip(p50, 0, CAP), p50 - below, p50 + above
 
 
-def interval(band: Band, mean: F64, low: F64, high: F64) -> tuple[F64, F64]:
-    """Return the calibrated interval, within 0 and CAP, with the mean in it."""
-    below, above = band(mean)
+def interval(added: tuple[F64, F64], mean: F64, low: F64, high: F64) -> tuple[F64, F64]:
+    """Return the calibrated interval, within 0 and CAP, with the mean in it. added: by a `Band`."""
+    below, above = added
     high = np.maximum(np.clip((high + above) * (CAP / (CAP - SNAP)), 0, CAP), mean)
     return np.minimum(np.clip(low - below, 0, CAP), mean), high
 
 
-def unknown(model: RulModel, rows: Rows) -> NDArray[np.int64]:
-    """Return per row if the answer is to be believed: KNOWN, FEW, OUTSIDE, COUNTER or BAD, the worst that holds."""
+def unknown(model: RulModel, rows: Rows, mean: F64) -> NDArray[np.int64]:
+    """Return per row if the answer is to be believed: KNOWN, FEW, OUTSIDE, COUNTER or BAD, the worst that holds.
+
+    mean: forecast life.
+    """
     envelope, normaliser = model.envelope, model.normaliser
     missing = np.isnan(rows.last).any(axis=1) | (rows.count < 1)
     last = np.nan_to_num(rows.last)
@@ -188,15 +201,20 @@ def unknown(model: RulModel, rows: Rows) -> NDArray[np.int64]:
     # More samples than cycles: the counter is no counter. One more is the flight 0 of who counts from there.
     counter = rows.count > last[:, 0] + 1
     bad = missing | (rows.same >= envelope.same).any(axis=1)
-    few = rows.count < envelope.needed(last[:, 0] - rows.count)
+    few = rows.count < envelope.needed(_missed(rows), mean)
     return np.select([bad, counter, outside, few], [BAD, COUNTER, OUTSIDE, FEW], KNOWN)
+
+
+def _missed(rows: Rows) -> F64:
+    """Return the cycles of each asset that were over before its first sample."""
+    return np.maximum(np.nan_to_num(rows.last[:, 0]) - rows.count, 0.0)
 
 
 def forecast(model: RulModel, rows: Rows) -> Forecast:
     """Return what the model says of each row."""
     mean, p50, low, high = raw_forecast(heads(model.layers, features(model.normaliser, model.envelope, rows)))
-    low, high = interval(model.band, mean, low, high)
-    why = unknown(model, rows)
+    low, high = interval(model.band(mean, _missed(rows)), mean, low, high)
+    why = unknown(model, rows, mean)
     blind = why != KNOWN
     low, high = np.where(blind, 0.0, low), np.where(blind, CAP, high)
     return Forecast(mean, low, np.clip(p50, low, high), high, why)

@@ -14,6 +14,9 @@ _REGIME = 0.05
 _REACH = 0.02
 #: z beyond this multiple of what training met is outside: fresh engines of the fleet reach 1.1.
 _MARGIN = 1.3
+#: A sample may be averaged that is no further beyond what training met than this share of its span: such a sample is
+#: outside all the same, and in the slowest mean a wilder one would stay for a hundred cycles.
+_PLAUSIBLE = 0.5
 #: A sensor is stuck after this many times the longest run of one value in training, and 10 samples at least.
 _RUNS = 2.0
 
@@ -62,7 +65,7 @@ def _solve(at: F64, values: F64) -> F64:
                       for j in range(values.shape[1])] for p in range(at.shape[1])])
 
 
-def fit_envelope(normaliser: Normaliser, rows: Rows, least: int, late: int) -> Envelope:
+def fit_envelope(normaliser: Normaliser, rows: Rows, least: int, late: F64) -> Envelope:
     """Measure what is usual: range of z of the means and of single samples, runs of one value, z before any wear.
 
     least, late: samples that make a history, see `Envelope`.
@@ -75,4 +78,12 @@ def fit_envelope(normaliser: Normaliser, rows: Rows, least: int, late: int) -> E
     healthy = means[fresh].mean(axis=(0, 1)) if fresh.any() else np.zeros(len(SENSORS))
     stuck = np.maximum(np.ceil(_RUNS * rows.same.max(axis=0)), 10.0)
     half = _MARGIN * np.maximum((high - low) / 2, 1e-6)
-    return Envelope((low + high) / 2, half, stuck, float(least), float(late), healthy)
+    return Envelope((low + high) / 2, half, stuck, float(least), late, healthy, _plausible(rows.last))
+
+
+def _plausible(samples: F64) -> F64:
+    """Return least and most of a plausible sample, (2, channels), in six digits: as a passport shows them."""
+    low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
+    # A channel that never moved has no span: its size stands in.
+    span = np.where(high > low, high - low, np.maximum(np.abs(high), 1.0))
+    return np.array([[float(f"{v:.6g}") for v in end] for end in (low - _PLAUSIBLE * span, high + _PLAUSIBLE * span)])

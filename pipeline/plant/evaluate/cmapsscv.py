@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.recipes.rul_model import CAP, RulModel, forecast, interval
+from engines.recipes.rul_model import CAP, Band, RulModel, forecast, interval
 from engines.recipes.rul_state import digest, run
 from pipeline.errors import ConfigError, InputError
 from pipeline.plant import cmapss
@@ -50,21 +50,22 @@ def cross_validation(data: Path, fleets: Sequence[Fleet], options: Options, repo
     scored = [f for f in fleets if f.left is not None]
     rows: list[list[F64]] = []
     for seed in range(options.seeds):
-        model, seen = fit(histories, seed, recipe, (0, _LATE), lambda share, line, at=seed: options.progress(  # type: ignore[misc]
+        model, seen = fit(histories, seed, recipe, lambda share, line, at=seed: options.progress(  # type: ignore[misc]
             (at + share) / options.seeds, f"seed {at}: {line}"))
         band = model.band
         whole = seen[0].where(seen[0].cycle >= _COUNTED)
-        late = seen[_LATE].where(seen[_LATE].count >= recipe.late)
-        same = seen[0].where(seen[0].cycle >= _LATE + recipe.late)
-        low, high = interval(band, whole.mean, whole.low, whole.high)
-        inside = (np.minimum(whole.rul, CAP) >= low) & (np.minimum(whole.rul, CAP) <= high)
+        late = seen[_LATE].where(seen[_LATE].count >= model.envelope.needed(seen[_LATE].missed, seen[_LATE].mean))
+        same = seen[0].where(np.isin(_flights(seen[0]), _flights(late)))
+        inside, width = _held(band, whole)
+        late_held = [100 * np.average(_held(band, part)[0], weights=part.weight()) if len(part.mean) else np.nan
+                     for s in subsets for part in [late.where(group[late.owner] == s)]]
         held = [100 * np.average(inside[m], weights=whole.weight()[m]) for m in (slice(None), whole.rul <= 50)]
-        width = np.average(high - low, weights=whole.weight())
         told = [_forecast(model, f) for f in scored]
         test = [[float(np.sqrt(np.mean((p.rul - p.capped) ** 2))) for f in told for p in [Points.of(f, cut)]]
                 for cut in (None, *CUTS)]
         rows.append([np.array(_by(whole, group, subsets)), np.array(_by(late, group, subsets)) /
-                     np.array(_by(same, group, subsets)), np.array([*held, width]), np.array(test)])
+                     np.array(_by(same, group, subsets)), np.array([*held, np.average(width, weights=whole.weight())]),
+                     np.array(test), np.array(late_held)])
         if seed == 0:
             first = [_interval(whole, group == s) for s in subsets], _interval(whole, group != "", inside)
     tables = _tables(rows, subsets, scored)
@@ -72,6 +73,18 @@ def cross_validation(data: Path, fleets: Sequence[Fleet], options: Options, repo
     tables[1].add("seed 0, with its interval over engines", first[1], None, None)
     return Section("Cross-validation over whole training engines", f"{options.seeds} seeds, {recipe.folds} folds each; "
                    "the choices of the recipe rest on these figures.", tables)
+
+
+def _flights(seen: "HeldOut") -> F64:
+    """Number the flights over all engines."""
+    return np.asarray(seen.owner * 1e6 + seen.cycle)
+
+
+def _held(band: Band, seen: "HeldOut") -> tuple[NDArray[np.bool_], F64]:
+    """Return which intervals hold the capped truth, and their widths."""
+    low, high = interval(band(seen.mean, seen.missed), seen.mean, seen.low, seen.high)
+    truth = np.minimum(seen.rul, CAP)
+    return (truth >= low) & (truth <= high), high - low
 
 
 def _interval(seen: "HeldOut", engines: NDArray[np.bool_], inside: NDArray[np.bool_] | None = None) -> Interval:
@@ -110,6 +123,7 @@ def _tables(rows: Sequence[Sequence[F64]], subsets: Sequence[str], scored: Seque
     table.add("RMSE of engines left out", *spread(np.array([r[0] for r in rows])))
     table.add("joined 60 flights late and answered: RMSE / RMSE of the same known from birth",
               *spread(np.array([r[1] for r in rows])))
+    table.add("the same, interval holds %", *spread(np.array([r[4] for r in rows])))
     held = Table("80 % interval of engines left out", ("", "holds %", "where RUL <= 50, %", "mean width"),
                  note="calibrated on these same engines: the test engines tell whether it holds for others")
     held.add("mean (sd; seed 0)", *spread(np.array([r[2] for r in rows])))

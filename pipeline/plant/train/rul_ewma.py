@@ -41,9 +41,9 @@ def train(job: Job) -> None:
     if len(histories) < 2 * recipe.folds:
         raise InputError(f"{job.data}: {len(histories)} engines, the interval needs {2 * recipe.folds} at least")
     data = digest(histories)
-    work = job.work(recipe=repr(recipe), data=data, layout=1)
+    work = job.work(recipe=repr(recipe), data=data, layout=2)
     try:
-        model, seen = fit(histories, job.seed, recipe, (0,), job.progress, work.once)
+        model, seen = fit(histories, job.seed, recipe, job.progress, work.once)
     except SplitLeaks as error:
         raise InputError(f"{job.data}: {error}") from error
     job.progress(1.0, "golden vectors and passport")

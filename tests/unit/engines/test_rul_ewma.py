@@ -119,12 +119,28 @@ def test_interval_holds_what_it_says_on_engines_not_seen(fitted):
     assert 0.6 < inside[worn].mean() < 0.95
 
 
+def test_an_engine_joined_late_has_an_interval_that_holds_as_well(fitted):
+    unseen = [h.joined(int(n)) for h, n in zip(fleet(40, seed=11), np.random.default_rng(2).integers(20, 90, 40),
+                                               strict=True)]
+    rows, truth = run(unseen), np.concatenate([np.minimum(h.rul(), CAP) for h in unseen])
+    said = forecast(fitted, rows)
+    answered = said.unknown == KNOWN
+    inside = (truth >= said.p10) & (truth <= said.p90)
+    assert answered.mean() > 0.3 and 0.7 < inside[answered].mean() < 0.95
+    born, late = (fitted.band(np.full(3, 50.0), np.full(3, missed)) for missed in (0.0, 30.0))
+    half = fitted.band(np.full(3, 50.0), np.full(3, 15.0))
+    np.testing.assert_allclose(half, (np.add(born, late)) / 2)
+
+
 def test_short_histories_say_so(session):
     history = fleet(1, seed=5)[0]
     told = ask(session, run([history]))
     assert (told["unknown"][:19] == FEW).all() and (told["unknown"][19:] == KNOWN).all()
-    late = ask(session, run([history.joined(60)]))["unknown"]
-    assert (late[:119] == FEW).all() and (late[119:] == KNOWN).all() and len(late) > 119
+    late = ask(session, run([history.joined(60)]))
+    # where wear shows fewer samples are enough
+    enough = np.arange(1, len(late["rul"]) + 1) >= np.interp(late["rul"], [20, 60], [40, 120])
+    assert np.array_equal(late["unknown"] == KNOWN, enough) and np.array_equal(late["unknown"] == FEW, ~enough)
+    assert not enough[:39].any() and enough[:119].any() and enough[-1]
     slightly = ask(session, run([history.joined(10)]))["unknown"]
     assert slightly[38] == FEW and slightly[39] == KNOWN
 

@@ -94,8 +94,8 @@ def test_short_and_late_histories_say_that_they_are_not_enough(settings, tmp_pat
     three = streamed(settings, rows[:3], tmp_path)
     assert all(three.unknown) and three.unknown[-1] == "not enough history" and np.isfinite(three.rul).all()
     late = streamed(settings, rows[60:], tmp_path)
-    assert set(late.unknown[3:119]) == {"not enough history"} and late.unknown[119] == ""
-    assert (late.state[:119] == 3).all()
+    assert set(late.unknown[3:39]) == {"not enough history"} and late.unknown[119] == ""
+    assert (late.state[:39] == 3).all()
 
 
 @pytest.mark.parametrize(("channel", "make", "why"), [
@@ -121,6 +121,17 @@ def test_after_a_gap_of_nan_the_engine_is_known_again(settings, tmp_path):
     assert told.unknown[50:55] == [REFUSED] * 5 and told.unknown[49] == told.unknown[-1] == ""
     assert (told.low[50:55] == 0).all() and (told.high[50:55] == CAP).all()
     assert (told.rul[50:55] == told.rul[49]).all()
+
+
+def test_a_wild_sample_costs_the_answer_of_its_own_flight_only(settings, tmp_path):
+    rows = turbofans.engines(1, 5)[0][:90].copy()
+    clean = streamed(settings, np.delete(rows, 50, axis=0), tmp_path)
+    rows[50, CHANNELS.index("T50")] = 65535.0
+    told = streamed(settings, rows, tmp_path)
+    assert told.unknown[50] == "T50: a sample beyond its plausible range, kept out of the means"
+    assert not any(told.unknown[25:50] + told.unknown[51:])
+    assert (told.low[50], told.high[50]) == (0.0, CAP)
+    assert np.array_equal(told.rul[51:], clean.rul[50:])
 
 
 def test_engines_that_were_trained_on_are_left_out_of_every_figure(settings, tmp_path):
