@@ -52,11 +52,18 @@ class LineSpec(Struct, frozen=True, forbid_unknown_fields=True):
     name: Text = "line"
 
 
+class Described(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a number is: UCUM unit, "1" for none, and what it means."""
+
+    unit: Text
+    meaning: Text
+
+
 class OutputSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the graph's outputs: the score of a row, its shares per channel, answers; none where it has none.
 
     features: output (n, F) that a `[baseline]` makes the score and the shares of; `score` is then what golden vectors
-    compare engines by, and nothing else.
+    compare engines by, and nothing else. others: what else the graph gives, by name; nothing here reads it.
     """
 
     score: Text = "score"
@@ -66,6 +73,7 @@ class OutputSpec(Struct, frozen=True, forbid_unknown_fields=True):
     unknown: UnknownSpec | None = None
     line: LineSpec | None = None
     features: Text | None = None
+    others: dict[Text, Described] = {}
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield key and name of every output that is named."""
@@ -82,9 +90,35 @@ class OutputSpec(Struct, frozen=True, forbid_unknown_fields=True):
             yield "line.name", self.line.name
         if self.features:
             yield "features", self.features
+        for name in self.others:
+            yield f"others.{name}", name
+
+    def described(self) -> dict[str, Described]:
+        """Return what each output that is named here is."""
+        score = "compares engines; what is judged is made of the features" if self.features else "what is judged"
+        found = {self.score: Described("1", score)}
+        if self.contributions:
+            found[self.contributions] = Described("1", "share of each channel in the score")
+        if self.mode:
+            found[self.mode.probabilities] = Described("1", f"probability of {', '.join(self.mode.labels)}")
+        if self.life:
+            for name, what in zip(self.life.names, ("mean", "10 % quantile", "median", "90 % quantile"), strict=True):
+                found[name] = Described(self.life.unit, f"remaining life, {what}")
+        if self.unknown:
+            reasons = "; ".join(self.unknown.reasons)
+            found[self.unknown.name] = Described("1", f"0: answered; from 1 on why not: {reasons}")
+        if self.line:
+            found[self.line.name] = Described("Hz, Hz, 1, dB", "line expected and found, its order, its height")
+        if self.features:
+            found[self.features] = Described("any", "features that the asset's own baseline is learnt of")
+        return {**found, **self.others}
 
     def faults(self) -> list[str]:
         """Say what of it does not agree."""
-        if self.mode is None or self.mode.normal in self.mode.labels:
-            return []
-        return [f"outputs.mode.normal = {self.mode.normal!r} is none of its labels {', '.join(self.mode.labels)}"]
+        named = {name for key, name in self.names() if not key.startswith("others.")}
+        found = [f"outputs.others.{name}: it has its meaning by another key of [outputs]"
+                 for name in self.others if name in named]
+        if self.mode is not None and self.mode.normal not in self.mode.labels:
+            found.append(f"outputs.mode.normal = {self.mode.normal!r} is none of its labels "
+                         f"{', '.join(self.mode.labels)}")
+        return found

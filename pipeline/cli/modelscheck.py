@@ -82,10 +82,10 @@ def _contents(found: Check, bundle: "Bundle", files: Mapping[str, bytes]) -> Non
     found.say("trust", words[trust.status])
     found.say("files", *(f"{name:<15} {entry.size:>12,} B  sha256 {entry.sha256[:16]}"
                          for name, entry in sorted(manifest.files.items())))
-    units = {tensor.name: tensor for tensor in bundle.spec.inputs}
-    found.say("inputs", *(f"{t.name} {t.dtype}{_dims(t.dims)}  [{units[t.name].unit}]  {units[t.name].meaning}"
-                          for t in facts.inputs))
-    found.say("outputs", *(f"{t.name} {t.dtype}{_dims(t.dims)}" for t in facts.outputs))
+    said = {t.name: f"  [{t.unit}]  {t.meaning}" for t in bundle.spec.inputs}
+    said |= {name: f"  [{of.unit}]  {of.meaning}" for name, of in bundle.spec.outputs.described().items()}
+    for side, tensors in (("inputs", facts.inputs), ("outputs", facts.outputs)):
+        found.say(side, *(f"{t.name} {t.dtype}{_dims(t.dims)}{said.get(t.name, '')}" for t in tensors))
     found.say("graph", f"{facts.nodes} nodes, opset {facts.opset}")
     assert bundle.golden is not None
     scores = [abs(float(score) - bundle.spec.threshold) for case in bundle.golden.cases

@@ -45,7 +45,8 @@ def test_check_says_everything_of_the_shipped_bundles_and_that_they_are_in_order
     code, out, err = run(capsys, "check", "--rounds", 5)
     assert (code, err) == (0, "")
     assert f"anomaly-mewma 1.1.0  {SHIPPED}\n  trust        as shipped (pinned in this package)\n" in out
-    for text in ("model.onnx             1,132 B  sha256 ", "z f8[n, C]  [1]", "score f8[n]", "opset 13",
+    for text in ("model.onnx             1,132 B  sha256 ", "z f8[n, C]  [1]", "score f8[n]  [1]  what is judged",
+                 "opset 13", "p50 f4[n]  [cycles]  remaining life, median",
                  "382 rows in 4 cases, 5 sequences; 121 within 10% of the limit", "tensorrt ", "tensorrt_rtx ",
                  "onnx_cpu     parity ok on 382 rows, no decision changes", "reference    parity ok on 382 rows",
                  "rows          1       8      32      64     128     256", "p99 us", "of 5; memory "):

@@ -14,6 +14,8 @@ from tests import models
 
 X = {"name": "x", "dtype": "f4", "shape": ["frames", 4, "samples"], "unit": "m/s2", "meaning": "acceleration"}
 
+DB = {"unit": "dB", "meaning": "height"}
+
 
 def faults_of(folder: Path, model: bytes = b"", **changes: object) -> list[str]:
     files = read_files(models.bundle(folder, models.dense(), **changes))
@@ -35,6 +37,9 @@ def faults_of(folder: Path, model: bytes = b"", **changes: object) -> list[str]:
     ({"inputs": [{**X, "dtype": "i2"}]}, "inputs = [{'name': 'x'"),
     ({"outputs": {"score": "anomaly"}}, "outputs.score = 'anomaly' is none of model.onnx, which has score"),
     ({"outputs": {"contributions": "c"}}, "outputs.contributions = 'c' is none of model.onnx, which has score"),
+    ({"outputs": {"others": {"c": DB}}}, "outputs.others.c = 'c' is none of model.onnx, which has score"),
+    ({"outputs": {"others": {"score": DB}}}, "outputs.others.score: it has its meaning by another key of [outputs]"),
+    ({"outputs": {"others": {"c": {"unit": "dB"}}}}, "outputs.others = {'c': {'unit': 'dB'}}: Object missing required"),
     ({"golden": {"tolerance": {"c": {"abs": 1.0}}}}, "golden.tolerance: 'c' is no output of model.onnx"),
     ({"golden": {"tolerance": {"score": {"abs": -1.0}}}}, "golden.tolerance = {'score'"),
     ({"budget": {"model_kb": 10.0}}, "model.onnx is 49.79 kB, budget.model_kb = 10"),
