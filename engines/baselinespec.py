@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+_Word = Annotated[str, Meta(min_length=1, max_length=64)]
 _Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(?!\n)$")]
 _Positive = Annotated[float, Meta(gt=0.0, le=1e9)]
 
@@ -40,6 +41,9 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
     stationarity: least von Neumann ratio (2 = white noise, 0 = drift) of a feature's means over tenths of the baseline;
     features below it are left out, with `per_channel` all of their channel. 0 leaves nothing out.
     slow_quantities: with `per_channel`, channels whose quantity contains one of these words are left out.
+    regime_quantities: with `per_channel`, channels with one of these words say how the asset is driven (speed, load):
+    they have no score, the features of the others are regressed on their `regime_feature` over the baseline's rows, and
+    a row outside the range seen there is unknown.
     most_move: a level that moves by more of its scales during the baseline makes it suspect. fleet_limit: so does a
     limit above this, in scales of a smoothed feature; choose it by what the fleet's limits are.
     """
@@ -53,7 +57,9 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
     combine: Literal["max", "rms"] = "max"
     exceedance: Annotated[float, Meta(gt=0.0, lt=0.5)] = 1e-4
     stationarity: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.0
-    slow_quantities: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ()
+    slow_quantities: tuple[_Word, ...] = ()
+    regime_quantities: tuple[_Word, ...] = ()
+    regime_feature: _Name = "level"
     most_move: _Positive = 3.0
     fleet_limit: _Positive = 12.0
 
@@ -80,6 +86,10 @@ class BaselineSpec(Struct, frozen=True, forbid_unknown_fields=True):
         """Say what of the table does not agree."""
         if self.slow_quantities and not self.per_channel:
             yield "baseline.slow_quantities: only features per channel have a quantity"
+        if self.regime_quantities and not self.per_channel:
+            yield "baseline.regime_quantities: only features per channel have a quantity"
+        if self.regime_quantities and self.regime_feature not in {feature.name for feature in self.features}:
+            yield f"baseline.regime_feature: no feature is named {self.regime_feature!r}"
         if len({feature.name for feature in self.features}) < len(self.features):
             yield "baseline.features: a name is there twice"
         longest = 1 / min(self.smoothings(1))

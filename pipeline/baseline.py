@@ -18,8 +18,10 @@ from statistics import NormalDist
 import numpy as np
 
 from engines.baselinespec import BaselineSpec
+from pipeline import baselinedrive
 from pipeline.calibrate import gamma_tail, von_neumann
 from pipeline.columns import F64, I64, Array, Bool, Groups
+from pipeline.regime import Regime, explain
 from pipeline.state import Column, Pool
 
 #: Why a row without a score has none.
@@ -55,6 +57,7 @@ class Learnt:
     limit: float
     ewma: F64
     reason: str = ""  # why it is suspect
+    regime: Regime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Scores (n,), shares (n, groups) summing to 1 or all 0, and which rows have none because their asset calibrates.
+    """Scores (n,), shares (n, groups) summing to 1 or all 0, and which rows have none because their asset calibrates,
+    or is driven as its baseline has not seen it.
 
     z: (n, groups) the standardised feature behind each share, signed: how far and which way. finished: in order.
     """
@@ -77,6 +81,7 @@ class Settled:
     shares: F64
     z: F64
     calibrating: Bool
+    outside: Bool
     finished: Sequence[Finished]
 
 
@@ -86,7 +91,7 @@ def columns(spec: BaselineSpec, channels: int) -> tuple[Column, ...]:
     return (
         Column("base_ewma", "f8", per), Column("base_center", "f8", per), Column("base_scale", "f8", per, fill=1),
         Column("base_kept", "u1", per), Column("base_limit", "f8", fill=1), Column("base_ready", "u1"),
-        Column("suspect", "u1"), Column("collected", "i4"),
+        Column("suspect", "u1"), Column("collected", "i4"), *baselinedrive.columns(spec, channels),
     )
 
 
@@ -99,7 +104,8 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
     n, table = len(slot), pool.table
     x = _transformed(spec, features)
     good = usable & np.isfinite(x).all(axis=1)
-    calibrating, judged, finished = np.zeros(n, bool), np.zeros(n, bool), list[Finished]()
+    calibrating, judged, outside = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
+    finished = list[Finished]()
     mean, newest = np.zeros_like(x), np.array(spec.smoothings(pool.channels))
     order = np.argsort(slot, kind="stable")
     rank = np.empty(n, np.int64)
@@ -113,9 +119,12 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
             if reason is not None:
                 finished.append(Finished(int(slot[row]), row, reason))
         rows = rows[ready]
+        rest, beyond = baselinedrive.explain(table, slot[rows], x[rows])
+        outside[rows] = beyond
+        rows, rest = rows[~beyond], rest[~beyond]
         if len(rows):
             at, judged[rows] = slot[rows], True
-            z = np.clip((x[rows] - table["base_center"][at]) / table["base_scale"][at], -spec.clip, spec.clip)
+            z = np.clip((rest - table["base_center"][at]) / table["base_scale"][at], -spec.clip, spec.clip)
             mean[rows] = table["base_ewma"][at] = table["base_ewma"][at] * (1.0 - newest) + z * newest
     # what is kept and the limit are asked for as they are now: a baseline that is finished stays
     kept = table["base_kept"][slot]
@@ -123,12 +132,12 @@ def step(pool: Pool, spec: BaselineSpec, slot: I64, features: Array, usable: Boo
     score = np.where(judged, _combined(spec, seen, kept) / table["base_limit"][slot], 0.0)
     shares, z = _shared(spec, pool.channels, mean, seen)
     finished.sort(key=lambda f: f.row)
-    return Settled(score, shares, z, calibrating, finished)
+    return Settled(score, shares, z, calibrating, outside, finished)
 
 
 def inherit(pool: Pool, source: int, target: int) -> None:
     """Start a historical lane from the live slot's baseline as it is now; half a one is none."""
-    for name in BASELINE:
+    for name in _learnt(pool):
         pool.table[name][target] = pool.table[name][source]
     if source in pool.calibration:
         pool.table["collected"][target] = 0
@@ -138,8 +147,12 @@ def restart(pool: Pool, slot: int, *, recalibrate: bool) -> None:
     """Start over after a reboot; the baseline stays unless it is to be learnt anew."""
     if recalibrate:
         pool.calibration.pop(slot, None)
-        pool.table.reset(slot, BASELINE)
+        pool.table.reset(slot, _learnt(pool))
     pool.table.reset(slot, ("base_ewma",))
+
+
+def _learnt(pool: Pool) -> tuple[str, ...]:
+    return (*BASELINE, *(baselinedrive.DRIVE if "base_driver" in pool.table else ()))
 
 
 def warm(pool: Pool, slot: int) -> bool:
@@ -147,24 +160,31 @@ def warm(pool: Pool, slot: int) -> bool:
     return bool(pool.table["base_ready"][slot])
 
 
-def learn(rows: F64, spec: BaselineSpec, channels: int = 1, allowed: Bool | None = None) -> Learnt:
+def learn(rows: F64, spec: BaselineSpec, channels: int = 1, allowed: Bool | None = None,
+          drivers: I64 | None = None) -> Learnt:
     """Learn what is normal from `rows` (N, F), finite, oldest first, logarithms taken.
 
     A moving mean, standardised, varies by 1 when healthy, and at least as much as of independent rows: what is below
     that was an estimate's luck.
 
-    channels: of the asset, if the spec has its features per channel; allowed: (channels,), None: all. Takes 17 ms for
-    400 rows of 24 features.
+    channels: of the asset, if the spec has its features per channel; allowed: (channels,), None: all. drivers: channels
+    that say how it is driven; scales are then of what they do not explain. Takes 17 ms for 400 rows of 24 features.
     """
     rows = np.array(rows, np.float64, order="C")  # one layout for every caller: the order of NumPy's sums follows it
     newest = np.array(spec.smoothings(channels))
     floor = np.tile([f.least_scale for f in spec.features], channels if spec.per_channel else 1)
     center, spread = _fit(rows)
+    regime = None if drivers is None else baselinedrive.learn(spec, rows, center, drivers)
+    if regime is not None:
+        rows = explain(rows, regime, center)
+        center, spread = _fit(rows)
     live = np.mean(rows[1:] != rows[:-1], axis=0) >= _MIN_CHANGES
     live &= (spread > 0.0) & np.isfinite(spread)
     scale = np.where(live, np.maximum(spread, floor), 1.0)
     if allowed is not None:
         live &= np.repeat(allowed, len(spec.features))
+    if drivers is not None:
+        live.reshape(channels, -1)[drivers] = False
     kept, reason = _choose(spec, channels, rows, live)
     limit = 1.0
     if kept.any():
@@ -182,7 +202,8 @@ def learn(rows: F64, spec: BaselineSpec, channels: int = 1, allowed: Bool | None
             reason = (f"its limit is {wide:.1f} standard deviations of independent rows, the fleet's are below "
                       f"{spec.fleet_limit:g}: it was not steady, or not healthy")
         reason = reason or _moved(spec, part, low)
-    return Learnt(center, scale, kept, limit, _smoothed((rows - center) / scale, spec, newest)[-1], reason)
+    reason = reason or (regime.reason if regime is not None else "")
+    return Learnt(center, scale, kept, limit, _smoothed((rows - center) / scale, spec, newest)[-1], reason, regime)
 
 
 def _collect(pool: Pool, spec: BaselineSpec, slot: int, x: F64, ill: bool) -> str | None:
@@ -195,11 +216,13 @@ def _collect(pool: Pool, spec: BaselineSpec, slot: int, x: F64, ill: bool) -> st
     table["collected"][slot] = at + 1
     if at + 1 < spec.rows:
         return None
-    learnt = learn(rows, spec, pool.channels, _allowed(pool, spec, slot))
+    drivers = baselinedrive.drivers(spec, pool, slot)
+    learnt = learn(rows, spec, pool.channels, _allowed(pool, spec, slot), drivers)
     reason = "an alert was open while it was learnt" if ill else learnt.reason
     table["base_center"][slot], table["base_scale"][slot] = learnt.center, learnt.scale
     table["base_kept"][slot], table["base_limit"][slot] = learnt.kept, learnt.limit
     table["base_ewma"][slot], table["base_ready"][slot] = learnt.ewma, 1
+    baselinedrive.keep(table, slot, learnt.regime)
     table["suspect"][slot], table["provisional"][slot] = bool(reason), 0
     del pool.calibration[slot]
     return reason

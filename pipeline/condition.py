@@ -167,7 +167,7 @@ def _collect(pool: Pool, spec: MewmaSpec, batch: FrameBatch, groups: Groups, dat
             assert who is not None
             channels = pool.channels_of(who.birth)
             quantities = [c.quantity for c in channels]
-            baseline = calibrate(rows, spec, usable(quantities, spec), drivers(quantities, spec),
+            baseline = calibrate(rows, spec, usable(quantities, spec), drivers(quantities, spec.regime_quantities),
                                  [c.name for c in channels])
             adopt(pool, slot, baseline)
             still.learn(pool.table, slot, rows, baseline.kept)

@@ -46,9 +46,9 @@ class Regime:
     reason: str = ""
 
 
-def drivers(quantities: Sequence[str], recipe: MewmaSpec) -> I64:
-    """Return which channels drive the asset, by their quantities as its birth names them: at most MAX_DRIVERS."""
-    words = [word.casefold() for word in recipe.regime_quantities]
+def drivers(quantities: Sequence[str], words: Sequence[str]) -> I64:
+    """Return which channels drive the asset, by words in their quantities in its birth: at most MAX_DRIVERS."""
+    words = [word.casefold() for word in words]
     found = [i for i, quantity in enumerate(quantities) if any(word in quantity.casefold() for word in words)]
     return np.array(found[:MAX_DRIVERS], np.int64)
 
@@ -70,16 +70,22 @@ def fit(rows: F64, index: I64, smooth: F64, recipe: MewmaSpec) -> Regime:
         # the chart's own test of drift: a driver that is steady by it is noise about one operating point
         moved = (2.0 * (noise / spread) ** 2 < recipe.stationarity) & (high - low > same)
     margin = np.maximum.reduce([_WIDER * (high - low), _SIGMAS * quiet, same])
-    slope = np.zeros((rows.shape[1], len(index)))
-    reason = ""
+    return follow(rows, index, moved, low - margin, high + margin)
+
+
+def follow(rows: F64, index: I64, moved: NDArray[np.bool_], low: F64, high: F64) -> Regime:
+    """Regress rows (N, C) on those of the drivers that moved. low, high: (D,) range that counts as seen."""
+    slope, reason = np.zeros((rows.shape[1], len(index))), ""
     if moved.any():
-        slope[:, moved] = _slopes(rows, u[:, moved], spread[moved])
+        u = rows[:, index[moved]]
+        with np.errstate(over="ignore", invalid="ignore"):
+            center, spread = u.mean(axis=0), u.std(axis=0)
+        slope[:, moved] = _slopes(rows, u, spread)
         slope[index] = 0.0
         clock = np.arange(len(rows)) - (len(rows) - 1) / 2.0
-        z = (u[:, moved] - center[moved]) / spread[moved]
-        if np.abs(clock @ z / (len(rows) * clock.std())).max() > _CLOCKWORK:
+        if np.abs(clock @ ((u - center) / spread) / (len(rows) * clock.std())).max() > _CLOCKWORK:
             reason = "speed or load only rose or only fell: its effect cannot be told from a drift"
-    return Regime(index, slope, low - margin, high + margin, reason)
+    return Regime(index, slope, low, high, reason)
 
 
 def _slopes(rows: F64, u: F64, spread: F64) -> F64:

@@ -6,7 +6,7 @@ import numpy as np
 
 from engines.baselinespec import BaselineSpec
 from engines.bundle import ModelSpec
-from pipeline import advise, answers, baseline, drift, driftadvice, episodes, judge, refuse
+from pipeline import advise, answers, baseline, baselinedrive, drift, driftadvice, episodes, judge, refuse
 from pipeline.batch import Batch, Segment
 from pipeline.columns import F64, I64, Array, Bool, Effects
 from pipeline.infer import Outcome
@@ -150,6 +150,7 @@ def _by_baseline(spec: BaselineSpec, scored: Scored, seg: Segment, said: answers
                             pool.table["active"][slot] != 0)
     said.shares = settled.shares
     said.doubt(settled.calibrating, baseline.CALIBRATING)
+    said.doubt(settled.outside, baselinedrive.OUTSIDE)
     for done in settled.finished:
         who = pool.slots[done.slot]
         if who is None or who.historical:

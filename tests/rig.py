@@ -110,10 +110,10 @@ def window_bundle(size: int = 8, hop: int = 4, threshold: float = 1.0, **judge: 
     return Bundle(spec, Path("."), b"", "0" * 64)
 
 
-def birth(asset: str, *, start: int = 1, channels: Sequence[str] = ("a", "b"), samples: int = 2, rate: float = 2000.0,
+def birth(asset: str, *, start: int = 1, channels: Sequence[Any] = ("a", "b"), samples: int = 2, rate: float = 2000.0,
           **content: Any) -> AssetBirth:
-    """Describe an asset; its channels are float32 accelerations."""
-    kinds = [{"name": n, "quantity": "acceleration", "unit": "m/s2"} for n in channels]
+    """Describe an asset; channels that are only named are float32 accelerations."""
+    kinds = [{"name": n, "quantity": "acceleration", "unit": "m/s2"} if isinstance(n, str) else n for n in channels]
     return AssetBirth.make(**{"asset": asset, "start_ns": start, "channels": kinds, "rate_hz": rate,
                               "samples_per_frame": samples, "asset_class": "pump", "site": "s", **content})
 

@@ -143,9 +143,10 @@ missed 19.7 %, 3.2 false-alarm episodes an hour, 21 of 23 found; by folder other
 valve2 0.90 / 4 / 16 (anomaly-mewma: 0.845 / 15.8 / 17.1). One row of 8 channels 0.06 ms, 256 rows 7 ms on one thread;
 6,976 parameters, 34 kB.""",
     "limits": """
-1 to 64 channels, frames of 1, 2 or 4 samples (32 and 4 must be multiples). One operating point: a change of load or
-product that the first 400 samples have not seen is reported as an anomaly. A level that slowly wanders has a wide
-scale and hides small faults. It names no kind of fault, no cause and no remaining life.""",
+1 to 64 channels, frames of 1, 2 or 4 samples (32 and 4 must be multiples). A channel that says speed or load has no
+score; the others are judged beside what it explains, and outside the range of the first 400 samples nothing is known.
+Without one a change of load or product that these have not seen is reported as an anomaly. A level that slowly wanders
+has a wide scale and hides small faults. It names no kind of fault, no cause and no remaining life.""",
     "failures": """
 A wave of 8 samples in place of noise is not found: the net gives back as little of it as of noise. Correlations
 between channels are not looked at: anomaly-mewma sees these. On SKAB the files valve1/2 and valve1/4 are missed. After
@@ -274,6 +275,7 @@ combine = "max"
 exceedance = 1e-4      # per row by the fitted tail, before the on-delay
 stationarity = 0.35    # of ten means; a drifting channel is left out
 slow_quantities = ["temperature"]   # heat takes minutes to hours and looks steady in a short calibration
+regime_quantities = ["rotational speed", "rotational frequency", "load", "torque", "power", "throttle", "set point"]
 most_move = 3.0
 fleet_limit = 12.0     # of 48 simulated healthy calibrations the largest had 7.4
 

@@ -178,3 +178,44 @@ def test_a_row_with_a_feature_that_is_no_number_is_dead_lettered() -> None:
 def test_a_pool_has_room_for_the_rows_of_features() -> None:
     pool = kinds.new_pool("k", bundle(), 2, 2, None)
     assert (pool.calibration_rows, pool.calibration_width) == (ROWS, 4)
+
+
+def driven(seq: int, speed: float, shift: float = 0.0) -> bytes:
+    """One frame of a machine whose second channel follows its first."""
+    noise = np.random.default_rng([9, seq]).normal(size=(2, 2))
+    return frame(DRIVEN, seq, np.stack([speed + 0.05 * noise[0], 5.0 + 2.0 * speed + shift + noise[1]]))
+
+
+DRIVEN = birth("driven", channels=[{"name": "a", "quantity": "rotational speed", "unit": "r/min"},
+                                   {"name": "b", "quantity": "vibration velocity", "unit": "mm/s"}])
+SPEEDS = np.repeat([10.0, 14.0, 12.0, 10.0, 16.0, 12.0], 10)  # of the 60 frames that a baseline is learnt from
+
+
+def drive(size: int = 7, quantities: tuple[str, ...] = ("rotational speed",)) -> Rig:
+    """Learn at three speeds, run between them, well and then ill, and at last faster than was ever seen."""
+    of = baseline_bundle(60, stationarity=0.5, regime_quantities=quantities)
+    one = Rig.make(of, [DRIVEN], engine=Levels())
+    speeds = [*SPEEDS, *SPEEDS[:1], *np.tile([11.0, 13.0, 15.0], 20), *np.full(20, 13.0), *np.full(20, 30.0)]
+    values = [driven(seq, speed, 8.0 if 121 <= seq < 141 else 0.0) for seq, speed in enumerate(speeds)]
+    for at in range(0, len(values), size):
+        one.poll(values[at:at + size])
+    one.drain()
+    return one
+
+
+def test_what_speed_explains_is_no_fault_what_it_does_not_is_one_and_a_speed_never_seen_is_unknown() -> None:
+    one = drive()
+    (raised,) = [a for a in one.alerts if a.state == "raised"]
+    said = {seq: (state, why) for a in told(one, "driven")
+            for seq, state, why in zip(a.seq, a.state, a.answers.unknown, strict=True)}
+    assert 121 <= raised.seq < 128 and raised.contributions[0].channel == "b" and not raised.provisional
+    assert {state for seq, (state, _) in said.items() if 61 <= seq < 121} == {0}
+    assert {said[seq][1] for seq in range(142, 161)} == {"speed or load outside the range that the baseline saw"}
+    assert [a.state for a in one.alerts][-1] != "cleared", "what is not known clears no alert"
+    blind = drive(quantities=())
+    assert not [a for a in blind.alerts if a.seq < 141], "8 hide in what the speed does"
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_driven_scores_are_the_same_however_the_stream_is_cut(size: int) -> None:
+    assert drive(size).rows == drive().rows and drive(size).alerts == drive().alerts

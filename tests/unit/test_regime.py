@@ -46,8 +46,8 @@ def made(load: np.ndarray, seed: int = 0) -> tuple[np.ndarray, list[str]]:
 
 def test_channels_are_drivers_by_their_quantity_at_most_two():
     names = ["vibration", "Rotational speed", "load", "pressure", "rotational speed"]
-    assert drivers(names, RECIPE).tolist() == [1, 2]
-    assert drivers(names, msgspec.structs.replace(RECIPE, regime_quantities=())).tolist() == []
+    assert drivers(names, RECIPE.regime_quantities).tolist() == [1, 2]
+    assert drivers(names, ()).tolist() == []
 
 
 def test_driver_beyond_the_second_is_not_charted_either():
@@ -57,7 +57,7 @@ def test_driver_beyond_the_second_is_not_charted_either():
 
 def test_slopes_are_found_and_what_the_load_explains_is_gone():
     rows, names = made(levels(np.random.default_rng(1), N))
-    found = calibrate(rows, RECIPE, None, drivers(names, RECIPE))
+    found = calibrate(rows, RECIPE, None, drivers(names, RECIPE.regime_quantities))
     assert found.regime is not None
     np.testing.assert_allclose(found.regime.slope[:6, 0], EFFECT[:6], rtol=0.35)
     alone = pump(np.full(N, 60.0))
@@ -68,7 +68,7 @@ def test_slopes_are_found_and_what_the_load_explains_is_gone():
 
 def test_load_that_stood_still_is_not_regressed_on_but_its_range_is_known():
     rows, names = made(np.full(N, 60.0))
-    found = calibrate(rows, RECIPE, None, drivers(names, RECIPE)).regime
+    found = calibrate(rows, RECIPE, None, drivers(names, RECIPE.regime_quantities)).regime
     assert found is not None
     assert not found.slope.any()
     assert 58.0 < found.low[0] < 59.9 < 60.1 < found.high[0] < 62.0
@@ -76,7 +76,7 @@ def test_load_that_stood_still_is_not_regressed_on_but_its_range_is_known():
 
 def test_load_that_only_rose_makes_the_baseline_suspect():
     rows, names = made(np.linspace(40, 80, N))
-    found = calibrate(rows, RECIPE, None, drivers(names, RECIPE))
+    found = calibrate(rows, RECIPE, None, drivers(names, RECIPE.regime_quantities))
     assert found.status == "suspect"
     assert "only rose or only fell" in found.reason
 
@@ -152,7 +152,7 @@ def test_change_of_load_within_the_range_seen_is_no_anomaly_if_the_load_is_a_cha
         rows, names = made(load, seed)
         recipe = RECIPE if regime else msgspec.structs.replace(RECIPE, calibration_rows=N // 5)
         n = recipe.calibration_rows
-        found = calibrate(rows[:n], recipe, None, drivers(names, RECIPE) if regime else None)
+        found = calibrate(rows[:n], recipe, None, drivers(names, RECIPE.regime_quantities) if regime else None)
         rest = rows if found.regime is None else explain(rows, found.regime, found.center)
         state, score = found.ewma, []
         for x in rest[n:]:
