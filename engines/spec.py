@@ -17,6 +17,9 @@ from engines.driftspec import DriftSpec
 from engines.fields import ChannelName, Fraction, Hashes, Name, Positive, Text, Version
 from engines.kindspec import EwmaSpec, MewmaSpec, OrderSpec, WindowSpec
 
+# Characters of a wrong value that a fault repeats: enough for a list of channels.
+_MOST_TOLD = 400
+
 
 class BundleError(ValueError):
     """A bundle cannot be used; `faults` lists every reason, one line each."""
@@ -240,8 +243,17 @@ def _type_faults(value: Any, kind: Any, where: str) -> list[str]:
         try:
             msgspec.convert(value[key], field.type)
         except msgspec.ValidationError as error:
-            faults.append(f"{where}{key} = {value[key]!r}: {error}")
+            faults.append(f"{where}{key} = {_told(value[key])}: {error}")
     return faults
+
+
+def _told(value: Any) -> str:
+    """Write a value of TOML, in part if it is long; a key of a thousand dots is deeper than Python writes."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "tables within tables"
+    return text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}..."
 
 
 def _struct_of(kind: Any) -> Any:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from engines import BundleError
 from engines.archive import read_files
+from engines.spec import read_spec
 from tests import models
 
 X = {"name": "x", "dtype": "f4", "shape": ["frames", 4, "samples"], "unit": "m/s2", "meaning": "acceleration"}
@@ -65,6 +66,18 @@ def test_model_of_a_type_that_engines_do_not_take_or_of_one_batch_size_is_refuse
                         "(int16 samples: as pairs of uint8)")
     found = faults_of(tmp_path / "b", typed(TensorProto.FLOAT, [8, "frames", 4, "samples"]))
     assert found == ["model.onnx: 'x' has dimensions [8, 'frames', 4, 'samples']: the first must be an open batch"]
+
+
+@pytest.mark.parametrize(("line", "fault"), [
+    (f"threshold.{'a.' * 20_000}a = 1", "threshold = tables within tables: Expected `float`"),
+    (f"judge.{'a.' * 20_000}a = 1", "judge.a: unknown key"),
+    (f"name = \"{'b' * 9000}\"", "name = 'bbb"),
+])
+def test_key_of_many_dots_and_long_text_are_told_in_part(line, fault):
+    spec, faults = read_spec(line.encode())
+    assert spec is None
+    (told,) = (f for f in faults if f.startswith(fault))
+    assert len(told) < 500
 
 
 def test_faults_of_a_model_of_another_kind_are_cut_to_what_can_be_read(tmp_path):
