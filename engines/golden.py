@@ -14,12 +14,16 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from engines.base import Array, Engine
-from engines.spec import ModelSpec
+from engines.spec import ModelSpec, Tolerance
 from engines.wire import ModelFacts
 
 MIN_ROWS, MAX_ROWS = 256, 65_536
 #: Share of rows that must have a score within NEAR of the limit, relative to it.
 MIN_NEAR, NEAR = 0.2, 0.1
+
+#: Bytes of all arrays as the model has them. Half of it fits the file's own limit as it is; the rest is for samples
+#: that lie as signed bytes, of which 32 MiB would be 256 as float64.
+MAX_BYTES = 64 << 20
 
 # Little endian whatever the machine.
 _DTYPES = {"f2": "<f2", "f4": "<f4", "f8": "<f8", "i4": "<i4", "i8": "<i8", "u1": "|u1", "b1": "|b1"}
@@ -75,7 +79,7 @@ class _Array(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
 class _Case(Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=64)]
-    starts: Annotated[tuple[_Size, ...], Meta(min_length=1)]
+    starts: Annotated[tuple[_Size, ...], Meta(min_length=1, max_length=MAX_ROWS)]
     inputs: Annotated[dict[str, _Array], Meta(min_length=1, max_length=64)]
     outputs: Annotated[dict[str, _Array], Meta(min_length=1, max_length=64)]
 
@@ -97,6 +101,10 @@ def encode(golden: Golden) -> bytes:
 def decode(data: bytes) -> Golden:
     """Read golden.msgpack; arrays are read-only views. Raises ValueError naming what is wrong and where."""
     file = msgspec.msgpack.decode(data, type=_File)
+    size = sum(prod(array.shape) * np.dtype(_DTYPES[array.dtype]).itemsize
+               for case in file.cases for side in (case.inputs, case.outputs) for array in side.values())
+    if size > MAX_BYTES:
+        raise ValueError(f"its arrays take {size / 2**20:.0f} MiB, the limit is {MAX_BYTES >> 20} MiB; take fewer rows")
     cases = []
     for case in file.cases:
         sides = [{name: _array(f"{case.name}: {name}", array) for name, array in side.items()}
@@ -130,9 +138,10 @@ def faults(golden: Golden, spec: ModelSpec, facts: ModelFacts) -> list[str]:
                     found.append(f"{case.name}: {name} is {array.dtype}{list(array.shape)}, the model has "
                                  f"{known[name].dtype}{list(known[name].dims)}")
                 elif array.dtype.kind == "f" and not np.isfinite(array).all():
-                    found.append(f"{case.name}: {name} holds NaN or infinite values")
+                    if side is case.outputs or np.isinf(array).any():  # a NaN that comes in may have a meaning
+                        found.append(f"{case.name}: {name} holds NaN or infinite values")
     if not found:
-        found += _near_faults(golden, spec)
+        found += [*_near_faults(golden, spec), *_wide_faults(golden, spec)]
     return found
 
 
@@ -162,11 +171,25 @@ def toward_limit(engine: Engine, score: str, inputs: Mapping[str, Array], name: 
 
 
 def _near_faults(golden: Golden, spec: ModelSpec) -> Iterator[str]:
+    limit = spec.threshold
     scores = np.concatenate([np.asarray(c.outputs[spec.outputs.score], np.float64).reshape(-1) for c in golden.cases])
-    near = int(np.count_nonzero(np.abs(scores - spec.threshold) <= NEAR * spec.threshold))
+    near = int(np.count_nonzero(np.abs(scores - limit) <= NEAR * limit))
     if near < MIN_NEAR * golden.rows:
-        yield (f"{near} of {golden.rows} rows have a score within {NEAR:.0%} of the limit {spec.threshold:g}, at least "
+        yield (f"{near} of {golden.rows} rows have a score within {NEAR:.0%} of the limit {limit:g}, at least "
                f"{MIN_NEAR:.0%} are wanted")
+
+
+def _wide_faults(golden: Golden, spec: ModelSpec) -> Iterator[str]:
+    """Name tolerances so wide that another model would pass for this one. Those of the shipped ones are below 2 %."""
+    for name, allowed in spec.golden.tolerance.items():
+        values = np.concatenate([case.outputs[name].astype(np.float64).reshape(-1) for case in golden.cases])
+        what, reach = "the limit", spec.threshold
+        if name != spec.outputs.score:
+            what = "what its golden values span"
+            reach = float(np.ptp(values) or np.abs(values).max()) if values.size else 0.0
+        width = allowed.abs + allowed.rel * reach
+        if width > max(NEAR * reach, Tolerance().abs):
+            yield f"the tolerance of {name!r} is {width:g}, at most {NEAR:.0%} of {what}, {reach:g}, are allowed"
 
 
 def _packed(array: Array) -> _Array:

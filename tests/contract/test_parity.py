@@ -95,6 +95,9 @@ def test_rows_nearer_to_a_limit_than_the_tolerance_are_listed_and_not_counted() 
     report = compare(engine, bundle(score, deadband=0.1), parity)
     assert report.ok, report.why()
     assert report.near == ["case 1", "case 5"]
+    report = compare(Echo(), bundle(score[[1, 1, 5, 0, 3]], deadband=0.1), parity)
+    assert report.why() == ("3 of 5 golden rows are nearer to a limit than the tolerance and so not held against an "
+                            "engine; at most 50% may be")
 
 
 def test_sequences_are_judged_apart() -> None:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from engines import BundleError
 from engines.archive import read_files
-from engines.golden import MANY, Golden, GoldenCase, decode, encode, make_golden, toward_limit
+from engines.golden import MANY, MAX_BYTES, Golden, GoldenCase, decode, encode, make_golden, toward_limit
+from engines.golden import faults as golden_faults
 from engines.onnx_cpu import OnnxCpu
+from engines.wire import ModelFacts, TensorFacts
 from tests import models
 
 F4 = np.arange(6, dtype="f4").reshape(3, 2)
@@ -120,6 +122,47 @@ def rows_of(n: int = 256, **fields: object) -> Golden:
 def test_vectors_that_do_not_fit_or_are_too_few_are_refused(tmp_path, golden, fault):
     (only,) = of_golden(tmp_path, encode(golden))
     assert only.startswith(f"golden.msgpack: {fault}")
+
+
+@pytest.mark.parametrize(("tolerance", "faults"), [
+    ({"abs": 1e9}, ["the tolerance of 'score' is 1e+09, at most 10% of the limit, 1, are allowed"]),
+    ({"abs": 0.05, "rel": 0.06}, ["the tolerance of 'score' is 0.11, at most 10% of the limit, 1, are allowed"]),
+    ({"abs": 0.04, "rel": 0.05}, []),
+])
+def test_tolerance_that_would_let_another_model_pass_is_refused(tolerance, faults):
+    golden = rows_of(outputs={"score": np.where(np.arange(256) < 128, 1.04, 0.5).astype("f4")})
+    facts = ModelFacts((TensorFacts("x", "f4", ("n", 1, 4, 32)),), (TensorFacts("score", "f4", ("n",)),))
+    assert golden_faults(golden, models.spec(golden={"tolerance": {"score": tolerance}}), facts) == faults
+
+
+def test_tolerance_of_any_output_is_held_against_what_its_values_span():
+    golden = rows_of(outputs={"score": np.ones(256, "f4"), "rul": np.linspace(0, 120, 256)})
+    facts = ModelFacts((TensorFacts("x", "f4", ("n", 1, 4, 32)),),
+                       (TensorFacts("score", "f4", ("n",)), TensorFacts("rul", "f8", ("n",))))
+    wide, fine = ({"rul": {"abs": width, "rel": 0.0}} for width in (12.5, 11.5))
+    found = golden_faults(golden, models.spec(golden={"tolerance": wide}), facts)
+    assert found[-1] == "the tolerance of 'rul' is 12.5, at most 10% of what its golden values span, 120, are allowed"
+    assert len(golden_faults(golden, models.spec(golden={"tolerance": fine}), facts)) == len(found) - 1
+
+
+def test_numbers_that_are_missing_may_come_in_and_not_go_out(tmp_path):
+    x = np.zeros((256, 1, 4, 32), "f4")
+    x[3, 0, 1] = np.nan
+    scores = np.where(np.arange(256) < 52, 0.91, 2.0).astype("f4")
+    files = read_files(models.bundle(tmp_path, models.dense()))
+    del files["manifest.json"]
+    golden = encode(rows_of(inputs={"x": x}, outputs={"score": scores}))
+    (case,) = models.load(models.write(tmp_path, {**files, "golden.msgpack": golden})).golden.cases
+    np.testing.assert_array_equal(case.inputs["x"], x)
+
+
+def test_arrays_that_would_take_more_memory_than_the_limit_are_refused_before_they_are_made():
+    """31 MiB of signed bytes as float64 took 373 MiB of memory."""
+    wide = {"dtype": "f8", "shape": [3, MAX_BYTES // 48 + 1], "data": b"", "stored": "i1"}
+    with pytest.raises(ValueError, match="its arrays take 64 MiB, the limit is 64 MiB"):
+        decode(written(inputs={"x": wide, "y": wide}))
+    with pytest.raises(ValueError, match="Expected `array` of length <= 65536"):
+        decode(written(starts=[0] * 65_537))
 
 
 def test_fifty_two_of_256_rows_near_the_limit_are_enough(tmp_path):
