@@ -47,13 +47,11 @@ def _features(trt: Any) -> frozenset[str]:
     strategies = getattr(trt, "ExecutionContextAllocationStrategy", None)
     found = {
         "user_memory": hasattr(strategies, "USER_MANAGED") and hasattr(trt.IExecutionContext, "set_device_memory"),
-        "runtime_config": runtime_config is not None and hasattr(trt.ICudaEngine, "create_runtime_config"),
         "graph_strategy": hasattr(runtime_config, "cuda_graph_strategy"),
         "kernel_specialization": hasattr(runtime_config, "dynamic_shapes_kernel_specialization_strategy"),
         "runtime_cache": hasattr(runtime_config, "create_runtime_cache"),
         "user_allocation": hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"),
         "compute_targets": hasattr(trt.IBuilderConfig, "set_compute_capability"),
-        "capturable": hasattr(trt.IExecutionContext, "is_stream_capturable"),
         "progress": hasattr(trt, "IProgressMonitor") and hasattr(trt.IBuilderConfig, "progress_monitor"),
     }
     return frozenset(name for name, there in found.items() if there)

@@ -135,10 +135,6 @@ class PlanContext:
         ok = self._context.set_input_shape(name, shape)
         self._owner._check(ok, f"setting input {name!r} to {list(shape)}")
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape under the input shapes set now; -1 where one of them is not set."""
-        return tuple(int(d) for d in self._context.get_tensor_shape(name))
-
     def set_address(self, name: str, ptr: int) -> None:
         """Say where an input is read or an output is written: a device pointer. Raises EngineError, EngineLost."""
         self._owner._check(self._context.set_tensor_address(name, ptr), f"setting the address of {name!r}")

@@ -59,7 +59,7 @@ class Lending:
 class TensorRtEngine:
     """`base.Pipelined` over plans, one for each row shape.
 
-    copied_rows: rows that took a host copy because they were not in staging memory. padded_rows: computed for nothing.
+    copied_rows: rows that took a host copy because they were not in staging memory.
     """
 
     def __init__(self, bundle: Bundle, plan_for: PlanFor, driver: Driver, *, name: str = "tensorrt", depth: int = DEPTH,
@@ -73,7 +73,7 @@ class TensorRtEngine:
             [(t.name, _ON_DEVICE.get(t.dtype, t.dtype), t.dims) for t in ts] for ts in (facts.inputs, facts.outputs)))
         self._signature.require(bundle.spec)
         self.inputs, self.outputs = self._signature.inputs, self._signature.outputs
-        self.copied_rows = self.padded_rows = 0
+        self.copied_rows = 0
         self._names = tuple(s.name for s in self.inputs)
         self._bucket_of = [next(b for b in self.buckets if b >= n) for n in range(max_batch + 1)]
         self._layouts: dict[tuple[tuple[int, ...], ...], Layout] = {}
@@ -153,7 +153,6 @@ class TensorRtEngine:
             raise self._fault(error, f"starting {rows} rows", slot) from error
         self._flying.append(_Flight(ticket, slot, rows, tuple(inputs.values())))
         self._begun = ticket + 1
-        self.padded_rows += bucket - rows
         return ticket
 
     def _issue(self, layout: Layout, staged: StagingSet, slot: Slot, bucket: int) -> None:
