@@ -105,8 +105,8 @@ class BudgetSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """What the model may cost; none: anything.
 
     latency_ms: p99 of one batch of 256 rows on one CPU thread. memory_mb: what an engine with this model may add to a
-    process. model_kb: size of model.onnx. rows_at_once: most rows that an engine on a CPU computes together, where a
-    row takes megabytes on its way.
+    process, its golden vectors run. model_kb: size of model.onnx. rows_at_once: most rows that an engine on a CPU
+    computes together, where a row takes megabytes on its way.
     """
 
     latency_ms: Positive | None = None
