@@ -1,12 +1,11 @@
 """`kizashi capture`: what a topic holds, as a file."""
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Assignments, Broker, ConfigFile, read_settings
+from pipeline.cli.options import Assignments, Broker, ConfigFile, read_settings, stop_event
 
 if TYPE_CHECKING:
     from pipeline.ops.settings import Settings
@@ -35,18 +34,12 @@ def capture(
 
 
 async def _capture(settings: "Settings", path: Path, follow: bool, new: bool, seconds: float | None) -> None:
-    import asyncio
-
     from pipeline.ops.connect import broker_config
     from pipeline.plant.capture import CaptureWriter
     from pipeline.plant.recorder import record
     from schemas.topics import ASSET, TELEMETRY
 
-    loop, until = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, until.set)
-    if seconds is not None:
-        loop.call_later(seconds, until.set)
+    until = stop_event(seconds)
     births, telemetry = settings.topics.name(ASSET), settings.topics.name(TELEMETRY)
     cfg = broker_config(settings, "kizashi-capture")
     with CaptureWriter(path) as capture_file:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:  # pydantic costs 0.2 s, which `--help` need not pay
+    import asyncio
+
     from pipeline.ops.config import Settings
 
 ConfigFile = Annotated[
@@ -48,3 +50,16 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def stop_event(seconds: float | None) -> "asyncio.Event":
+    """Return an event of the running loop that Ctrl-C, SIGTERM and the end of `seconds` set."""
+    import asyncio
+    import signal
+
+    loop, until = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, until.set)
+    if seconds is not None:
+        loop.call_later(seconds, until.set)
+    return until

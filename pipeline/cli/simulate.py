@@ -1,14 +1,13 @@
 """`kizashi simulate`: a plant without a plant."""
 
 import math
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Assignments, Broker, ConfigFile, read_settings
+from pipeline.cli.options import Assignments, Broker, ConfigFile, read_settings, stop_event
 
 if TYPE_CHECKING:
     from pipeline.ops.settings import Settings
@@ -69,11 +68,7 @@ async def _publish(
     from pipeline.plant.publisher import Publisher, Schedule, publish_plant
     from schemas.topics import ASSET, TELEMETRY
 
-    loop, until = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, until.set)
-    if seconds is not None:
-        loop.call_later(seconds, until.set)
+    loop, until = asyncio.get_running_loop(), stop_event(seconds)
     begin, topics = loop.time(), settings.topics
     schedule = Schedule(begin, plant.frame_period_s, burst_s, speed)
     cfg = broker_config(settings, "kizashi-simulate")

@@ -175,10 +175,12 @@ class Bed:
         return self.settings.topics.name(topic)
 
     def worker(self, *assignments: str, program: Sequence[str] = (),
-               environment: Mapping[str, str] | None = None) -> Worker:
-        """Start a worker."""
+               environment: Mapping[str, str] | None = None, owns: int = 0) -> Worker:
+        """Start a worker; owns: partitions to wait for."""
         log = self.folder / f"worker-{len(self.workers)}.log"
         self.workers.append(Worker(self.config, log, assignments, program, environment))
+        if owns:
+            self.workers[-1].owns(owns)
         return self.workers[-1]
 
     def close(self) -> None:

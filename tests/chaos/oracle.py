@@ -125,6 +125,13 @@ def judge(bed: Bed, *, state: bool = True) -> Verdict:
     return verdict
 
 
+def sound(bed: Bed) -> Verdict:
+    """Judge, and insist that nothing is wrong."""
+    verdict = judge(bed)
+    assert not verdict.faults, verdict.faults[:10]
+    return verdict
+
+
 def _judge_alerts(bed: Bed, truth: Truth, verdict: Verdict) -> None:
     said, first = truth.said, defaultdict[tuple[str, str], list[tuple[str, int]]](list)
     seen: set[tuple[str, int]] = set()

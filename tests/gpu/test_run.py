@@ -64,8 +64,7 @@ def check_alerts(bed: Bed) -> list[dict[str, str]]:
 def test_frames_are_served_by_the_cpu_while_plans_are_built_and_by_the_device_from_then_on(
         stage: tuple[Bed, Plant]) -> None:
     bed, plant = stage
-    worker = bed.worker(SMALL, environment=gpu.environ(extra={"FAKE_TENSORRT_BUILD": "sleep:1"}))
-    worker.owns(4)
+    worker = bed.worker(SMALL, environment=gpu.environ(extra={"FAKE_TENSORRT_BUILD": "sleep:1"}), owns=4)
     plant.rounds(FRAMES)
     bed.caught_up()
     assert backends(worker, "anomaly-mewma") == ["onnx_cpu"], "it served before the first plan was built"
@@ -91,14 +90,12 @@ def test_frames_are_served_by_the_cpu_while_plans_are_built_and_by_the_device_fr
 
 def test_a_sticky_error_of_the_device_in_mid_stream_loses_nothing(stage: tuple[Bed, Plant]) -> None:
     bed, plant = stage
-    first = bed.worker(SMALL, environment=gpu.environ())
-    first.owns(4)
+    first = bed.worker(SMALL, environment=gpu.environ(), owns=4)
     first.wait_for("engine_serving", 4)
     plant.rounds(FRAMES)
     first.wait_for("engine_ready", 2)
     assert first.stop() == 0
-    worker = bed.worker(SMALL, environment=gpu.environ(faults="graph:300=700:sticky"))
-    worker.owns(4)
+    worker = bed.worker(SMALL, environment=gpu.environ(faults="graph:300=700:sticky"), owns=4)
     assert backends(worker, "anomaly-mewma") == backends(worker, "made") == ["tensorrt"]
     for _ in range(4):
         plant.rounds(EPISODE)
@@ -115,8 +112,7 @@ def test_a_sticky_error_of_the_device_in_mid_stream_loses_nothing(stage: tuple[B
 
 def test_a_new_version_takes_over_on_the_device(stage: tuple[Bed, Plant]) -> None:
     bed, plant = stage
-    worker = bed.worker(SMALL, "models.poll_s=0.2", environment=gpu.environ())
-    worker.owns(4)
+    worker = bed.worker(SMALL, "models.poll_s=0.2", environment=gpu.environ(), owns=4)
     plant.rounds(FRAMES)
     worker.wait_for("engine_ready", 2)
     made = bed.folder / "models"
@@ -143,8 +139,7 @@ def test_a_new_version_takes_over_on_the_device(stage: tuple[Bed, Plant]) -> Non
 def test_a_device_that_cannot_serve_is_refused_with_the_reason_and_the_cpu_goes_on(
         stage: tuple[Bed, Plant], switches: dict[str, Any], why: str) -> None:
     bed, plant = stage
-    worker = bed.worker(SMALL, environment=gpu.environ(**switches))
-    worker.owns(4)
+    worker = bed.worker(SMALL, environment=gpu.environ(**switches), owns=4)
     refused = worker.wait_for("engine_refused", 2)
     assert all(why in event["why"] for event in refused)
     plant.rounds(FRAMES + 2 * EPISODE)
@@ -162,8 +157,7 @@ def test_without_a_device_a_named_engine_is_a_clear_error_and_auto_serves_on_the
                            timeout=60, check=False)
     assert named.returncode == 4
     assert re.search(r"tensorrt.*cannot be had.*GPU.*set \[engine\] name = \"onnx_cpu\"", named.stderr + named.stdout)
-    worker = bed.worker(SMALL, "engine.name=auto", environment=environment)
-    worker.owns(4)
+    worker = bed.worker(SMALL, "engine.name=auto", environment=environment, owns=4)
     serving = worker.events("engine_serving")
     assert {e["backend"] for e in serving} == {"onnx_cpu"} and not any(e["degraded"] for e in serving)
     assert "tensorrt: " in serving[0]["why"]

@@ -44,8 +44,7 @@ def test_a_topic_that_is_created_again_is_read_from_its_start(
     plant = fresh_plant(bed, 0)
     plant.announce()
     plant.rounds(80)
-    worker = bed.worker()
-    worker.owns(1)
+    worker = bed.worker(owns=1)
     bed.caught_up()
     if not running:
         assert worker.stop() == 0

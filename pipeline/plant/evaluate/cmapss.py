@@ -3,27 +3,24 @@
 The whole fleet is streamed before a label file is opened. A second stream begins 60 flights into each engine's life.
 """
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.recipes.rul_model import CAP
 from engines.recipes.rul_state import fingerprint
 from pipeline.errors import InputError
+from pipeline.ops.settings import Settings
 from pipeline.plant import cmapss
 from pipeline.plant.cmapss import Engine
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.cmapssreport import Fleet, Told, sections
 from pipeline.plant.evaluate.given import SHOWN, Given
+from pipeline.plant.evaluate.predictions import write_table
 from pipeline.plant.evaluate.report import Report
 from pipeline.plant.evaluate.stream import assessed, bundle_of, routed
 from schemas import Assessment
-
-if TYPE_CHECKING:
-    from pipeline.ops.settings import Settings
 
 BUNDLE = "rul-ewma"
 #: Flights that an engine has behind it when the late stream joins it.
@@ -55,7 +52,7 @@ def _fill(told: Told) -> None:
 
 
 def forecasts(
-    settings: "Settings", subset: str, fleet: Sequence[Engine], refused: Callable[[str], None] = lambda line: None
+    settings: Settings, subset: str, fleet: Sequence[Engine], refused: Callable[[str], None] = lambda line: None
 ) -> list[Told]:
     """Stream a fleet through the flow; the forecasts of each engine. No label is at hand here.
 
@@ -72,21 +69,12 @@ def forecasts(
 
 def write(path: Path, fleet: Sequence[Engine], told: Sequence[Told]) -> None:
     """Write unit, cycle, rul, rul_lo, rul_hi, unknown: a line for every flight. Raises InputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(("unit", "cycle", "rul", "rul_lo", "rul_hi", "unknown"))
-            for engine, f in zip(fleet, told, strict=True):
-                lines = zip(engine.flights.tolist(), f.rul.tolist(), f.low.tolist(), f.high.tolist(), f.unknown,
-                            strict=True)
-                table.writerows((engine.unit, cycle, repr(rul), repr(low), repr(high), why)
-                                for cycle, rul, low, high, why in lines)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    rows = ((engine.unit, *row) for engine, f in zip(fleet, told, strict=True) for row in zip(
+        engine.flights.tolist(), f.rul.tolist(), f.low.tolist(), f.high.tolist(), f.unknown, strict=True))
+    write_table(path, ("unit", "cycle", "rul", "rul_lo", "rul_hi", "unknown"), rows)
 
 
-def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> Report:
+def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Report:
     """Write pred_FD00k.csv for every test_FD00k.txt; with RUL_FD00k.txt there is a table too.
 
     rul_hi at the cap (125) means "at least". Raises InputError.
@@ -120,7 +108,7 @@ def evaluate(data: Path, out: Path, settings: "Settings", options: Options) -> R
 
 
 def _fleets(
-    data: Path, out: Path, settings: "Settings", options: Options, given: Given, report: Report
+    data: Path, out: Path, settings: Settings, options: Options, given: Given, report: Report
 ) -> Iterator[Fleet]:
     subsets = cmapss.subsets_in(data)
     for k, subset in enumerate(subsets):

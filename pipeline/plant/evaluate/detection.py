@@ -67,17 +67,22 @@ class Figures:
     clear: float
 
 
+def rates(tp: float, fp: float, fn: float, tn: float) -> tuple[float, float, float]:
+    """Return F1, false and missed alarms in percent."""
+    return (float(tp / max(tp + (fp + fn) / 2, 1e-9)), float(100 * fp / max(fp + tn, 1)),
+            float(100 * fn / max(fn + tp, 1)))
+
+
 def pooled(found: Sequence[Found]) -> Figures:
     """Pool the rows, the hours and the anomalies of files."""
-    tp, fp, fn, tn = np.sum([f.rows for f in found], axis=0) if found else np.zeros(4)
+    counts = np.sum([f.rows for f in found], axis=0) if found else np.zeros(4)
     delays = np.array([d for f in found for d in f.delays])
     clears = np.array([c for f in found for c in f.clears])
     hours = sum(f.normal_s for f in found) / 3600
     hit = delays[np.isfinite(delays)]
     ended = clears[np.isfinite(clears)]
     return Figures(
-        float(tp / max(tp + (fp + fn) / 2, 1e-9)), float(100 * fp / max(fp + tn, 1)), float(100 * fn / max(fn + tp, 1)),
-        sum(f.episodes for f in found) / hours if hours else float("nan"), len(hit), len(delays),
+        *rates(*counts), sum(f.episodes for f in found) / hours if hours else float("nan"), len(hit), len(delays),
         float(np.median(hit)) if len(hit) else float("nan"), float(np.median(ended)) if len(ended) else float("nan"),
     )
 
@@ -88,9 +93,8 @@ def intervals(found: Sequence[Found]) -> tuple[Interval, Interval, Interval, Int
 
     def figure(pick: int) -> Interval:
         def of(files: NDArray[np.int64]) -> float:
-            tp, fp, fn, tn, episodes, seconds = table[files].sum(axis=0)
-            return float((tp / max(tp + (fp + fn) / 2, 1e-9), 100 * fp / max(fp + tn, 1), 100 * fn / max(fn + tp, 1),
-                          3600 * episodes / max(seconds, 1e-9))[pick])
+            *counts, episodes, seconds = table[files].sum(axis=0)
+            return float((*rates(*counts), 3600 * episodes / max(seconds, 1e-9))[pick])
         return interval(len(table), of)
 
     return figure(0), figure(1), figure(2), figure(3)

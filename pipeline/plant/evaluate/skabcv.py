@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.ops.settings import Settings
 from pipeline.plant.csvmap import CsvMap
 from pipeline.plant.evaluate import Options
+from pipeline.plant.evaluate.detection import rates
 from pipeline.plant.evaluate.report import Report, Section
 from pipeline.plant.evaluate.skab import TRAIN_ROWS, judged, labelled
 from pipeline.plant.evaluate.table import Table
@@ -152,9 +153,7 @@ def alarms(score: F64, judge: JudgeSpec) -> Bits:
 
 def figures(counts: F64) -> tuple[float, float, float]:
     """Return F1, false and missed alarms in percent, pooled over files (files, 4)."""
-    hit, false, missed, quiet = counts.sum(axis=0)
-    return (float(hit / max(hit + (false + missed) / 2, 1e-9)), float(100 * false / max(false + quiet, 1)),
-            float(100 * missed / max(hit + missed, 1)))
+    return rates(*counts.sum(axis=0))
 
 
 def goal(counts: F64) -> float:

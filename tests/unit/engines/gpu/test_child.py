@@ -116,24 +116,20 @@ def test_a_build_that_grows_is_killed_at_its_limit(library: Library, bundle: Bun
     assert int(said.split("killed at ")[1].split()[0]) < 1024, "it was watched too rarely"
 
 
-def test_a_crash_names_the_signal_and_the_last_words(library: Library, bundle: Bundle) -> None:
-    library("import os, sys; print('kernel 7 exploded', file=sys.stderr, flush=True); os.abort()")
-    assert "kernel 7 exploded" in _refused(bundle, "ended with SIGABRT and no answer")
-
-
-def test_an_exit_without_an_answer_names_its_code(library: Library, bundle: Bundle) -> None:
-    library("import os; print('no licence', flush=True); os._exit(3)")
-    assert "no licence" in _refused(bundle, "ended with exit code 3 and no answer")
-
-
-def test_an_exit_that_looks_good_is_no_plan(library: Library, bundle: Bundle) -> None:
-    library("import os; os._exit(0)")
-    _refused(bundle, "ended with exit code 0 and no answer")
-
-
-def test_a_python_error_of_ours_in_the_child_is_told(library: Library, bundle: Bundle) -> None:
-    library("raise ZeroDivisionError('division by nothing')")
-    _refused(bundle, "division by nothing")
+@pytest.mark.parametrize(("code", "why", "words"), [
+    ("import os, sys; print('kernel 7 exploded', file=sys.stderr, flush=True); os.abort()",
+     "ended with SIGABRT and no answer", "kernel 7 exploded"),
+    ("import os; print('no licence', flush=True); os._exit(3)", "ended with exit code 3 and no answer", "no licence"),
+    ("import os; os._exit(0)", "ended with exit code 0 and no answer", ""),
+    ("raise ZeroDivisionError('division by nothing')", "division by nothing", ""),
+    ("import os, sys; os.write(int(sys.argv[1]), b'P' + (99).to_bytes(8, 'little') + b'half'); os._exit(0)",
+     "no answer", ""),
+    ("import os, subprocess, sys; subprocess.Popen(['sleep', '600']); os._exit(1)", "exit code 1", ""),
+], ids=["crash", "exit", "exit that looks good", "error of ours", "half an answer", "leaves a process behind"])
+def test_an_end_without_an_answer_is_told_with_the_last_words(
+        library: Library, bundle: Bundle, code: str, why: str, words: str) -> None:
+    library(code)
+    assert words in _refused(bundle, why)
 
 
 def test_a_library_that_cannot_be_loaded_names_package_extra_and_cpu_setting(library: Library, bundle: Bundle) -> None:
@@ -149,19 +145,9 @@ def test_garbage_for_an_answer_is_refused(library: Library, bundle: Bundle, garb
     _refused(bundle, "not understood", BuildLimits(20.0))
 
 
-def test_half_an_answer_is_refused(library: Library, bundle: Bundle) -> None:
-    library("import os, sys; os.write(int(sys.argv[1]), b'P' + (99).to_bytes(8, 'little') + b'half'); os._exit(0)")
-    _refused(bundle, "no answer")
-
-
 def test_a_flood_of_output_is_not_kept(library: Library, bundle: Bundle) -> None:
     library("import os\nfor _ in range(2000): os.write(2, b'x' * 65536)\nos._exit(1)")
     assert len(_refused(bundle, "exit code 1")) < 500
-
-
-def test_processes_that_the_builder_started_go_with_it(library: Library, bundle: Bundle) -> None:
-    library("import os, subprocess, sys; subprocess.Popen(['sleep', '600']); os._exit(1)")
-    _refused(bundle, "exit code 1")
 
 
 def test_a_build_can_be_stopped(library: Library, bundle: Bundle) -> None:
