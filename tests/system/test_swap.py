@@ -1,5 +1,6 @@
 """Models are swapped under load on Apache Kafka: no window is lost, whatever the folder offers."""
 
+import json
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -18,6 +19,24 @@ def test_twenty_swaps_under_load_fail_no_window(kafka: KafkaBroker, tmp_path: Pa
     found = soak.soak(kafka.address, tmp_path, count=20, rate=1000, every_s=0.8)
     assert found.failed == 0 and found.windows > 5_000
     assert found.versions == 21
+
+
+@pytest.mark.timeout(120)
+def test_what_serves_is_noted_also_where_the_folder_is_not_watched(kafka: KafkaBroker, tmp_path: Path) -> None:
+    bed = soak.Bed(kafka.address, tmp_path, rate=1000, seconds=1, **{"models.poll_s": 0})
+    try:
+        for version, before in ((0, {}), (1, {"w1-null": "1.0.0"})):
+            if version:
+                soak.offer(bed.folder, version, soak.make(bed.folder, version))
+                bed.worker.stop()
+                bed.start()
+            book, number = tmp_path / "state" / "models.json", f"1.0.{version}"
+            while not book.exists() or f'"w1-null": "{number}"' not in book.read_text():
+                time.sleep(0.05)  # after the worker has joined
+            assert next(e for e in bed.worker.events if e["event"] == "engine_serving")["version"] == number
+            assert json.loads(book.read_text()).get("before", {}) == before
+    finally:
+        bed.halt()
 
 
 @pytest.mark.timeout(300)
