@@ -17,10 +17,10 @@ from pipeline.broker.admin import (
 )
 from pipeline.broker.config import BrokerConfig, Unsupported
 from pipeline.broker.produce import Overtaken, make_producer, murmur2_partition
-from pipeline.broker.read import Follower, follow, read_compacted
+from pipeline.broker.read import Follower, read_compacted
 
 __all__ = [
     "BrokerConfig", "Follower", "NewTopic", "Overtaken", "TopicInfo", "Unsupported", "create_topics", "delete_topics",
-    "describe_topics", "follow", "make_producer", "murmur2_partition",
+    "describe_topics", "make_producer", "murmur2_partition",
     "offset_ranges", "offsets_for_time", "partition_count", "read_compacted",
 ]

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer
@@ -100,8 +99,7 @@ class Follower:
         await self.start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        tb: TracebackType | None) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -183,10 +181,3 @@ class Follower:
                 for future in waiting:
                     if not future.done():
                         future.set_result(None)
-
-
-async def follow(cfg: BrokerConfig, topic: str, callback: Callable[[bytes | None, bytes | None], None]) -> Follower:
-    """Start a Follower."""
-    follower = Follower(cfg, topic, callback)
-    await follower.start()
-    return follower
