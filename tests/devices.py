@@ -10,6 +10,19 @@ import numpy as np
 from engines.base import Arrays, Engine, EngineError, EngineLost, Staging, TensorSpec
 
 
+class Heard:
+    """Events instead of the log."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, name: str, **fields: Any) -> None:
+        self.lines.append((name, fields))
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [fields for n, fields in self.lines if n == name]
+
+
 class Slow:
     """A plain engine that computes when `go` is set. Wraps another; notes the threads that it is used on."""
 

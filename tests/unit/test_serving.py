@@ -24,23 +24,10 @@ from pipeline.ops.metrics import Metrics
 from pipeline.pace import MIN_BATCHES, WINDOW_S, Pace
 from pipeline.serving import MAX_DOUBTFUL, Active, Engines, Limits, Serving
 from pipeline.telemetry import Telemetry
-from tests.devices import Device, Slow
+from tests.devices import Device, Heard, Slow
 from tests.rig import WindowMean, window_bundle
 
 SHAPES = {"x": (2, 1, 1)}
-
-
-class Heard:
-    """Events instead of the log."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, name: str, **fields: Any) -> None:
-        self.lines.append((name, fields))
-
-    def of(self, name: str) -> list[dict[str, Any]]:
-        return [fields for n, fields in self.lines if n == name]
 
 
 @dataclass

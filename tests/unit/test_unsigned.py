@@ -1,7 +1,5 @@
 """A bundle that nobody vouches for serves only with leave, and each start of it is told."""
 
-from typing import Any
-
 import pytest
 
 from engines import load_bundle, shipped_bundles
@@ -11,14 +9,7 @@ from pipeline.errors import ModelError
 from pipeline.fitting import Fitter
 from pipeline.ops.settings import Models, Route, Settings
 from tests import models
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, name: str, **fields: Any) -> None:
-        self.lines.append((name, fields))
+from tests.devices import Heard
 
 
 def test_start_of_an_unsigned_bundle_is_told_and_that_of_a_shipped_one_is_not(tmp_path):
@@ -27,8 +18,7 @@ def test_start_of_an_unsigned_bundle_is_told_and_that_of_a_shipped_one_is_not(tm
     made, shipped = models.load(models.bundle(tmp_path, models.dense())), shipped_bundles()["anomaly-mewma"]
     for bundle in (made, load_bundle(shipped)):
         fitter.engines(bundle).ground.thread.close()
-    assert [(name, fields) for name, fields in heard.lines if name == "bundle_unsigned"] == [
-        ("bundle_unsigned", {"bundle": "made", "version": "1.0.0", "why": "nobody signed it"})]
+    assert heard.of("bundle_unsigned") == [{"bundle": "made", "version": "1.0.0", "why": "nobody signed it"}]
 
 
 def test_unsigned_bundle_of_a_route_needs_leave(tmp_path):
