@@ -6,6 +6,10 @@ PIP    := $(PY) -m pip --quiet --disable-pip-version-check
 KILLS  ?= 20
 SWAPS  ?= 200
 PYTEST ?=
+# Two at a time: half of the tests wait for a broker or a child while the others compute. A file stays with one process,
+# so that what its tests share is made once; each process has a Kafka of its own. In the listing's order: by size, the
+# few slow tests of tests/system would come last. PYTEST="-n 0" runs one by one.
+TWO    := -n 2 --dist loadfile --no-loadscope-reorder
 MODELS ?=
 
 .DEFAULT_GOAL := help
@@ -18,7 +22,7 @@ demo: .venv/run.ok  ## broker, a pump line, ten turbofans, worker and live view,
 	.venv/bin/kizashi demo
 
 test: check .build/kafka.ok .build/gpu.ok  ## everything a change must pass: check, then all tests
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest $(TWO) $(PYTEST)
 
 check: .venv/dev.ok  ## lint, types, import rules, dependency closure (no test, no broker)
 	.venv/bin/ruff check .
@@ -27,7 +31,7 @@ check: .venv/dev.ok  ## lint, types, import rules, dependency closure (no test, 
 	.venv/bin/deptry .
 
 unit: .venv/dev.ok  ## the tests that need no broker and no second process
-	$(PY) -m pytest tests/unit tests/property tests/contract $(PYTEST)
+	$(PY) -m pytest $(TWO) tests/unit tests/property tests/contract $(PYTEST)
 
 chaos: .venv/dev.ok .build/kafka.ok  ## kill -9 the worker on real Kafka, KILLS=20 times, judged by the oracle
 	$(PY) -m tests.chaos --kills $(KILLS)
