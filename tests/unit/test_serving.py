@@ -21,7 +21,7 @@ from pipeline.errors import ModelError
 from pipeline.infer import Outcome
 from pipeline.ops.health import Health
 from pipeline.ops.metrics import Metrics
-from pipeline.pace import MIN_BATCHES, WINDOW_S, Pace
+from pipeline.pace import MIN_BATCHES, WINDOW_S
 from pipeline.serving import MAX_DOUBTFUL, Active, Engines, Limits, Serving
 from pipeline.telemetry import Telemetry
 from tests.devices import Device, Heard, Slow
@@ -383,14 +383,3 @@ def test_an_engine_that_is_slower_than_its_bundles_budget_for_a_minute_is_told_a
     for slow in bed.heard.of("engine_slow"):
         assert (slow["bundle"], slow["backend"]) == ("win", "window_mean")
         assert "101 of 101 batches took longer than the bundle's budget of 1e-06 ms" in slow["why"]
-
-
-def test_pace_tells_once_a_minute_that_p99_is_over_the_budget() -> None:
-    pace = Pace(5.0)
-    said = [pace.note(0.006 if n % 50 == 0 else 0.001, n * WINDOW_S / 200) for n in range(401)]
-    assert len([why for why in said if why]) == 2 and "5 of 201 batches" in next(filter(None, said))
-    calm = Pace(5.0)
-    assert not any(calm.note(0.006 if n % 250 == 0 else 0.001, n * WINDOW_S / 200) for n in range(1, 401))
-    few = Pace(5.0)
-    assert not any(few.note(1.0, n * WINDOW_S) for n in range(MIN_BATCHES - 1))
-    assert Pace(None).note(100.0, 0.0) is None
