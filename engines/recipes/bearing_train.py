@@ -1,12 +1,14 @@
 """Train `bearing-order`: real recordings, the same bent and moved, and a simulator's bearings of any geometry.
 
-Three rules keep the model on the physics:
+Four rules keep the model on the physics:
 - *A defect must show, and no other.* A window of an inner or outer race whose own comb does not stand above chance
   teaches only what the rig sounds like on that day; a window of a ball that shows a race's comb teaches to ignore it.
   Such windows are left out of training (never out of a test). What is left for a ball is often "faulty, and no race".
 - *The rig must not matter.* Copies with a random response and another speed count half as much as the recordings.
-- *Healthy is healthy under any geometry.* Healthy windows come again under the lines of other bearings, among them such
-  that fall on shaft orders; without that a healthy machine said to carry a 6203 was called faulty 93 times in 100.
+- *Healthy is healthy under any geometry.* Healthy windows, bent ones too, come again under the lines of other bearings,
+  some of which fall on shaft orders; without that a healthy machine said to carry a 6203 was faulty 93 times in 100.
+- *A defect is its lines.* Simulated impacts of any geometry are planted in the rig's own healthy noise, so that noise
+  and spectrum alone speak for nothing: on bearings left out the head is less often sure and wrong.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from engines.base import Array
 from engines.recipes import bearing_head
 from engines.recipes.bearing_front import FEATURES
 from engines.recipes.bearing_head import CLASSES, Head
-from engines.recipes.bearing_windows import Windows, check, misplaced, shifted
+from engines.recipes.bearing_windows import Windows, check, join, misplaced, shifted
 
 Extract = Callable[[Array, Array], Array]  # samples (n, 12000), lines_hz (n, 5) -> features (n, F)
 
@@ -28,7 +30,7 @@ _OWN = {1: FEATURES.index("inner_mean"), 3: FEATURES.index("outer_mean")}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """penalty of the head; bent, simulated: weight of moved copies and of the simulator beside the recordings' 1.
+    """penalty of the head; bent, simulated, planted: weight of each beside the recordings' 1.
 
     In nepers: evidence, least height of the own comb for a race's window to be trained on, real and simulated (healthy
     windows stay below 0.15); foreign: greatest height of a race's comb for a real ball's window.
@@ -37,6 +39,7 @@ class Options:
     penalty: float = 0.003
     bent: float = 0.5
     simulated: float = 1.0
+    planted: float = 1.0
     evidence: float = 0.3
     evidence_simulated: float = 0.1
     foreign: float = 0.2
@@ -72,10 +75,15 @@ class Material:
     probe: Table  # moved once more, for choosing: not trained on
     misplaced: Table
     simulated: Table
+    planted: Table
 
 
-def material(real: Windows, simulated: Windows, extract: Extract, seed: int) -> Material:
-    """Return the features of all rows and of what is made of them."""
+def material(real: Windows, simulated: Windows, planted: tuple[Windows, Array], extract: Extract,
+             seed: int) -> Material:  # fmt: skip
+    """Return the features of all rows and of what is made of them.
+
+    planted: healthy windows with simulated impacts, and which of the real ones each was made of.
+    """
     rng = np.random.default_rng(seed)
 
     def table(rows: Windows, origin: Array) -> Table:
@@ -85,21 +93,24 @@ def material(real: Windows, simulated: Windows, extract: Extract, seed: int) -> 
     healthy = every[real.label == 0]
     bent = tuple(table(shifted(rng, real), every) for _ in range(2))
     probe = table(shifted(rng, real, 4.0), every)
-    copies = 2
-    other = table(misplaced(rng, real.take(healthy).plain(), copies), np.repeat(healthy, copies))
-    return Material(table(real, every), bent, probe, other, table(simulated, np.arange(len(simulated))))
+    copies, plain = 2, real.take(healthy)
+    other = join([misplaced(rng, plain.plain(), copies), misplaced(rng, shifted(rng, plain), 1)])
+    others = table(other, np.concatenate([np.repeat(healthy, copies), healthy]))
+    return Material(table(real, every), bent, probe, others, table(simulated, np.arange(len(simulated))),
+                    table(*planted))  # fmt: skip
 
 
 def train(what: Material, rows: Array, options: Options, seed: int) -> Head:
     """Return the head trained on the windows in the mask `rows` and all simulated ones."""
     real, other = what.real.of(rows), what.misplaced.of(rows)
     real = Table(np.concatenate([real.features, other.features]), np.concatenate([real.label, other.label]), real.row)
-    parts = [(real, 1.0, options.evidence), (what.simulated, options.simulated, options.evidence_simulated)]
-    if options.bent:
-        parts += [(t.of(rows), options.bent / len(what.bent), options.evidence) for t in what.bent]
+    own, made = (options.evidence, options.foreign), (options.evidence_simulated, np.inf)
+    parts = [(real, 1.0, own), (what.simulated, options.simulated, made),
+             (what.planted.of(rows), options.planted, made)]  # fmt: skip
+    parts += [(t.of(rows), options.bent / len(what.bent), own) for t in what.bent]
     features, labels, weights = [], [], []
-    for table, weight, evidence in parts:
-        keep = _teaches(table, evidence, np.inf if table is what.simulated else options.foreign)
+    for table, weight, (evidence, foreign) in parts:
+        keep = _teaches(table, evidence, foreign)
         label = table.label[keep]
         count = np.bincount(label, minlength=4)
         features.append(table.features[keep])

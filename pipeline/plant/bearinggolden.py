@@ -1,4 +1,8 @@
-"""Rows that an engine with the bearing model is judged by: simulated, many of them where a decision hangs by a hair."""
+"""Rows that an engine with the bearing model is judged by: simulated, many of them where a decision hangs by a hair.
+
+A window of samples is most of a row's bytes, so each is heard under four sets of lines: those of its machine, those of
+another, and its own moved to where the score is nearest the limit.
+"""
 
 import numpy as np
 
@@ -11,24 +15,32 @@ from pipeline.plant import bearingsim, cwru
 # no scale. Impacts reach 16 deviations, noise stays 18 dB above the steps.
 _STEPS, _MOST = 8.0, 127.0
 _LIMIT, _CLOSE = 0.5, 0.04
+#: By what part lines are moved: past the search's range of 1.2 % at either side, and past the contrast's reach.
+_MOVED = np.linspace(0.9, 1.1, 81)
 
 
-def rows(model: bytes, seed: int = 0, count: int = 256) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return inputs and outputs of `count` windows; three of eight have a score within 0.04 of 0.5 where it can be.
+def rows(model: bytes, seed: int = 0, windows: int = 64) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return inputs and outputs of 4 rows a window; of many of them the score is within 0.04 of 0.5.
 
-    Such a row is a healthy machine's noise and a defect's impacts, mixed until the score is there (by bisection).
+    Of every second defect's windows the samples are a healthy machine's noise and the defect's impacts, mixed until
+    the score is there (by bisection).
     """
     session = Session(model)
     rng = np.random.default_rng((seed, 7))
-    samples, lines = np.empty((count, WINDOW), np.float32), np.empty((count, 5), np.float32)
-    for i in range(count):
+    samples, lines = np.empty((windows, WINDOW), np.float32), np.empty((windows, 4, 5), np.float32)
+    for i in range(windows):
         machine = bearingsim.machine(rng)
         lines[i] = machine.orders.lines_hz(machine.rpm)
         healthy, faulty = (bearingsim.vibration(rng, machine, f, cwru.RATE_HZ, 1.0) for f in ("normal", CLASSES[i % 4]))
         near = i % 8 >= 4 and i % 4 > 0
-        samples[i] = _between(session, healthy, faulty, lines[i]) if near else _stepped(faulty)
-    inputs = {"samples": samples, "lines_hz": lines}
-    return inputs, session(samples, lines)
+        samples[i] = _between(session, healthy, faulty, lines[i, 0]) if near else _stepped(faulty)
+    lines[:, 1] = np.roll(lines[:, 0], 1, axis=0)
+    for i in range(windows):
+        moved = lines[i, 0] * np.where(np.arange(5) > 0, _MOVED[:, None], 1.0).astype(np.float32)
+        score = session(np.repeat(samples[i : i + 1], len(moved), axis=0), moved)["score"]
+        lines[i, 2:] = moved[np.argsort(np.abs(score - _LIMIT), kind="stable")[:2]]
+    inputs = {"samples": np.repeat(samples, 4, axis=0), "lines_hz": lines.reshape(-1, 5)}
+    return inputs, session(inputs["samples"], inputs["lines_hz"])
 
 
 def _stepped(x: Array) -> Array:

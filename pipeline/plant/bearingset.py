@@ -64,6 +64,34 @@ def simulated(seed: int, count: int = SIMULATED) -> Windows:
     return Windows(samples, lines, label, names, names, np.zeros(count, np.int64))
 
 
+def planted(rows: Windows, seed: int, count: int) -> tuple[Windows, Array]:
+    """Return `count` healthy windows of `rows` with impacts of simulated bearings in them, and the rows they are of.
+
+    Every class as often, geometries drawn anew, half of them with lines almost on shaft orders; speed and noise are the
+    recording's. It is as near as one gets to another bearing on the same rig, seen by the same sensor.
+    """
+    rng = np.random.default_rng((seed, 5))
+    healthy = np.flatnonzero(rows.label == 0)
+    origin = healthy[rng.integers(0, len(healthy), count)]
+    made = rows.take(origin).plain()
+    samples, lines = np.empty((count, WINDOW), np.float32), np.empty((count, 5), np.float32)
+    for i, x in enumerate(made.samples):
+        machine = bearingsim.machine(rng, rpm=60.0 * float(made.lines_hz[i, 0]))
+        if rng.random() < 0.5:
+            machine = replace(machine, orders=near_integers(rng))
+        lines[i], samples[i] = machine.orders.lines_hz(machine.rpm), x / x.std()
+        if i % 4:  # 12 dB below the noise to 8 dB above it
+            hits = bearingsim.hits(rng, machine, CLASSES[i % 4], cwru.RATE_HZ, WINDOW)
+            samples[i] += np.exp(rng.uniform(np.log(0.25), np.log(2.5))) * hits
+    return Windows(samples, lines, np.arange(count) % 4, made.bearing, made.recording, made.start), origin
+
+
+def material(rows: Windows, seed: int, simulations: int = SIMULATED) -> Material:
+    """Return everything that one seed trains on: of the rows, of the simulator, of both."""
+    return bearing_train.material(rows, simulated(seed, simulations), planted(rows, seed, simulations // 4),
+                                  extractor(), seed)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Fold:
     """One outer fold: the head, what was chosen for it, and the mask of its test rows."""
@@ -109,8 +137,7 @@ def build(data: Path, seed: int = 0, simulations: int = SIMULATED) -> tuple[Head
     refuse_twins(recordings)
     rows = windows(recordings, KNOWN[cwru.BEARING])
     try:
-        head, options = make(rows, bearing_train.material(rows, simulated(seed, simulations), extractor(), seed),
-                             recordings, seed)  # fmt: skip
+        head, options = make(rows, material(rows, seed, simulations), recordings, seed)
     except LeakError as error:
         raise InputError(f"{data}: the split leaks: {error}") from error
     return head, {"seed": seed, "options": asdict(options), "limit": head.limit, "hashes": cwru.hashes(recordings)}

@@ -81,9 +81,13 @@ def vibration(rng: np.random.Generator, what: Machine, fault: str, rate_hz: floa
         if frequency < 0.45 * rate_hz:
             x += amplitude * np.cos(2 * np.pi * frequency * t + rng.uniform(0, 2 * np.pi))
     if fault != "normal":
-        hits = _colour(_impacts(rng, what, fault, rate_hz, n), what.resonances, rate_hz)
-        x += what.strength * hits
+        x += what.strength * hits(rng, what, fault, rate_hz, n)
     return np.asarray(x)
+
+
+def hits(rng: np.random.Generator, what: Machine, fault: str, rate_hz: float, n: int) -> Array:
+    """Return what a defect alone adds: impacts that ring the machine's resonances, (n,) of RMS 1."""
+    return _colour(_impacts(rng, what, fault, rate_hz, n), what.resonances, rate_hz)
 
 
 def _impacts(rng: np.random.Generator, what: Machine, fault: str, rate_hz: float, n: int) -> Array:

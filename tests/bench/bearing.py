@@ -187,7 +187,8 @@ def shuffled(what: bearing_train.Material, rows: Windows, group: Array, lengths:
         none = np.zeros(len(rows), np.bool_)
         fake = replace(what, real=replace(what.real, label=mixed), misplaced=what.misplaced.of(none),
                        bent=tuple(replace(b, label=mixed) for b in what.bent),
-                       simulated=replace(what.simulated, label=rng.permutation(what.simulated.label)))  # fmt: skip
+                       simulated=replace(what.simulated, label=rng.permutation(what.simulated.label)),
+                       planted=replace(what.planted, label=rng.permutation(what.planted.label)))  # fmt: skip
         open_to_all = bearing_train.Options(evidence=-9.0, evidence_simulated=-9.0, foreign=9.0)
         for _, train, test in folds(rows, group, lengths):
             head = bearing_train.train(fake, train, open_to_all, seed)
@@ -234,7 +235,7 @@ def main() -> int:
     results, material, found = [], None, []
     for seed in range(SEEDS):
         began = time.perf_counter()
-        what = bearing_train.material(rows, bearingset.simulated(seed), bearingset.extractor(), seed)
+        what = bearingset.material(rows, seed)
         made = bearingset.cross_validate(rows, what, recordings, seed)
         results.append(tuple(score(made, rows, t) for t in (what.real, what.probe, what.misplaced)))
         s = results[-1][0]

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from pipeline.ops.settings import Settings
 
 BUNDLE = "bearing-order"
-_COLUMNS = ("", "balanced", "false alarms %", "AUROC", "answered %", "right of those %", "Brier", "ECE", "windows")
+_COLUMNS = ("", "balanced", "false alarms %", "AUROC", "answered %", "right of those %", "Brier", "log loss",
+            "ECE", "windows")
 #: Balanced accuracy and AUROC of defects on bearings left out by diameter, measured for this project's design.
 _ANCHORS = (("raw network, random windows (leaky)", 1.00, None), ("raw network, bearings left out", 0.54, None),
             ("order features, logistic regression, bearings left out", 0.82, 0.90))  # fmt: skip
 _NOTE = ("balanced: mean recall of normal, inner, ball, outer; where the answer was \"unknown\" the largest "
          "probability counts. 95 % interval over bearings, drawn within their class. Brier: squared error of the four "
-         "probabilities, summed (uniform: 0.75); ECE: expected calibration error of the largest, 10 bins; over all "
+         "probabilities, summed (uniform: 0.75); log loss: uniform 1.386; ECE: expected calibration error of the "
+         "largest, 10 bins; over all "
          "windows. A recording was trained on where file or counts are those of the bundle's card; a part of one, "
          "or one at another rate, is not recognised")
 
@@ -201,16 +203,16 @@ def headline(table: Table, name: str, compared: Compared, kind: Kind = "ours") -
     """Add a line of the table of figures."""
     table.add(name, compared.balanced_interval(), f"{100 * compared.false_alarms():.1f}", compared.auroc(),
               f"{100 * compared.answered():.0f}", f"{100 * compared.right_of_answered():.1f}", compared.brier(),
-              compared.calibration_error(), len(compared.rows), kind=kind)
+              compared.log_loss(), compared.calibration_error(), len(compared.rows), kind=kind)
 
 
 def beside(table: Table) -> None:
     """Add what costs nothing, what others have reached, and the bars."""
-    table.add("always normal", 0.25, "0.0", 0.5, "100", None, None, None, None, kind="baseline")
-    table.add("always inner", 0.25, "100.0", 0.5, "100", None, None, None, None, kind="baseline")
+    table.add("always normal", 0.25, "0.0", 0.5, "100", *[None] * 5, kind="baseline")
+    table.add("always inner", 0.25, "100.0", 0.5, "100", *[None] * 5, kind="baseline")
     for name, balanced, auroc in _ANCHORS:
-        table.add(name, balanced, None, auroc, None, None, None, None, None, kind="anchor")
-    table.add("bar", ">= 0.80", "<= 5", ">= 0.92", None, None, None, None, None, kind="bar")
+        table.add(name, balanced, None, auroc, *[None] * 6, kind="anchor")
+    table.add("bar", ">= 0.80", "<= 5", ">= 0.92", *[None] * 6, kind="bar")
 
 
 def square(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.orders import KNOWN
-from engines.recipes import bearing_head, bearing_train
+from engines.recipes import bearing_head
 from engines.recipes.bearing_windows import LeakError
 from pipeline.errors import InputError
 from pipeline.plant import bearingset, cwru
@@ -52,7 +52,7 @@ def cross_validated(data: Path, out: Path, settings: "Settings", options: Option
     scored = list[Compared]()
     for seed in range(options.seeds):
         options.progress(seed / options.seeds, f"seed {seed}: features")
-        what = bearing_train.material(rows, bearingset.simulated(seed), bearingset.extractor(), seed)
+        what = bearingset.material(rows, seed)
         try:
             folds = bearingset.cross_validate(rows, what, recordings, seed)
         except LeakError as error:
@@ -96,6 +96,7 @@ def _describe(report: Report, scored: list[Compared]) -> None:
     figures = {"balanced accuracy": [s.balanced() for s in scored], "AUROC": [s.auroc() for s in scored],
                "false alarms %": [100 * s.false_alarms() for s in scored],
                "Brier score": [s.brier() for s in scored],
+               "log loss": [s.log_loss() for s in scored],
                "expected calibration error": [s.calibration_error() for s in scored]}  # fmt: skip
     table = Table("CWRU, bearings left out by diameter", _COLUMNS, note=_NOTE, digits=3)
     for seed, s in enumerate(scored):

@@ -41,7 +41,7 @@ def machine_rows(diameters: int = 3, each: int = 3) -> tuple[Windows, np.ndarray
 @pytest.fixture(scope="module")
 def material() -> tuple[Windows, np.ndarray, dict[str, int], bearing_train.Material]:
     rows, group, lengths = machine_rows()
-    made = bearing_train.material(rows, bearingset.simulated(0, 240), bearingset.extractor(), 0)
+    made = bearingset.material(rows, 0, 240)
     return rows, group, lengths, made
 
 
@@ -71,6 +71,7 @@ def test_shuffled_labels_give_chance(material: tuple) -> None:
     rows, group, lengths, made = material
     rng = np.random.default_rng(0)
     shuffled = replace(made, simulated=replace(made.simulated, label=rng.permutation(made.simulated.label)),
+                       planted=replace(made.planted, label=rng.permutation(made.planted.label)),
                        real=replace(made.real, label=rng.permutation(made.real.label)), bent=())  # fmt: skip
     _, train, test = next(iter(folds(rows, group, lengths)))
     options = bearing_train.Options(bent=0.0, evidence=-9.0, evidence_simulated=-9.0, foreign=9.0)
@@ -149,8 +150,8 @@ def test_without_lines_or_signal_the_answer_is_unknown(session: Session) -> None
 
 
 def test_golden_rows_are_simulated_and_many_are_near_the_limit(head: Head) -> None:
-    inputs, outputs = bearinggolden.rows(bearing_head.model(head), count=32)
-    again, _ = bearinggolden.rows(bearing_head.model(head), count=32)
+    inputs, outputs = bearinggolden.rows(bearing_head.model(head), windows=8)
+    again, _ = bearinggolden.rows(bearing_head.model(head), windows=8)
     np.testing.assert_array_equal(inputs["samples"], again["samples"])
     assert inputs["samples"].shape == (32, 12_000) and (inputs["samples"] == np.round(inputs["samples"])).all()
     assert (np.abs(outputs["score"] - 0.5) < 0.05).mean() >= 0.2, outputs["score"]

@@ -176,6 +176,7 @@ def test_figures_by_hand() -> None:
     assert s.confusion().tolist() == [[1, 1, 0, 0, 0], [0, 3, 0, 0, 1], [0] * 5, [0] * 5]
     # inner against the rest: 0.8, 0.3, 0.8, 0.8 against 0.1, 0.8
     assert s.auroc() == pytest.approx((1 + 1 + 1 + 1 + 0.5 * 3) / 8)
+    assert s.log_loss() == pytest.approx(-np.log([0.9, 0.2, 0.8, 0.3, 0.8, 0.8]).mean())
     low, high = s.balanced_interval().low, s.balanced_interval().high
     assert low == pytest.approx(0.5) and high == pytest.approx(0.75)
     assert np.isnan(area(np.array([True, True]), np.array([0.1, 0.2]))) and set(LABELS) == {*p, "ball"}
