@@ -178,9 +178,11 @@ def _model_misfits(spec: ModelSpec, facts: ModelFacts, size: int) -> list[str]:
         found.append(f"kind {spec.kind!r} feeds {wanted} after the batch, {MODEL} has "
                      f"{', '.join(f'{t.name}{list(t.dims[1:])}' for t in facts.inputs) or 'no inputs'}")
     outputs = {tensor.name: tensor for tensor in facts.outputs}
-    for key, name in spec.outputs.names():
-        if name not in outputs:
-            found.append(f"outputs.{key} = {name!r} is none of {MODEL}, which has {', '.join(outputs)}")
+    named = dict(spec.outputs.names())
+    found += [f"outputs.{key} = {name!r} is none of {MODEL}, which has {', '.join(outputs)}"
+              for key, name in named.items() if name not in outputs] or [
+                  f"outputs: {name!r} of {MODEL} is not described: give its unit and meaning in [outputs.others.{name}]"
+                  for name in outputs if name not in named.values()]
     if spec.baseline is not None and spec.outputs.features in outputs:
         found += _width_fault(spec.baseline, spec.match.channels, outputs[spec.outputs.features])
     found += [f"golden.tolerance: {name!r} is no output of {MODEL}, which has {', '.join(outputs)}"

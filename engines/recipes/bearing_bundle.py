@@ -38,6 +38,14 @@ reasons = ["no class is clear"]
 [outputs.line]
 name = "line"
 
+[outputs.others.severity]
+unit = "dB"
+meaning = "height above chance of the named defect's line, times the score; 0 without a line"
+
+[outputs.others.lines]
+unit = "Hz, Hz, 1, dB"
+meaning = "as line, for inner race, ball and outer race"
+
 [order]
 rate_hz = {rate}.0
 size = {window}         # one second: 0.5 Hz bins resolve the cage of a slow machine

@@ -53,6 +53,16 @@ def test_passport_that_the_model_contradicts_is_refused(tmp_path, changes, fault
     assert only.startswith(fault)
 
 
+def test_outputs_that_nobody_describes_are_refused_and_described_ones_are_told(tmp_path):
+    two = onnx.load_from_string(models.dense())
+    two.graph.output.append(helper.make_tensor_value_info("error", TensorProto.FLOAT, ["n", 128]))
+    (only,) = faults_of(tmp_path / "a", two.SerializeToString())
+    assert only == ("outputs: 'error' of model.onnx is not described: give its unit and meaning in "
+                    "[outputs.others.error]")
+    folder = models.bundle(tmp_path / "b", two.SerializeToString(), outputs={"others": {"error": DB}})
+    assert models.load(folder).spec.outputs.described()["error"].unit == "dB"
+
+
 def typed(elem_type: int, shape: list[object]) -> bytes:
     """Return a model whose input x has this type and shape."""
     model = onnx.load_from_string(models.dense())
