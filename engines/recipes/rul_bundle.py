@@ -88,6 +88,7 @@ contributions = {{ abs = 5e-3, rel = 1e-3 }}
 
 [budget]
 latency_ms = 25.0      # 256 rows on one thread; a row alone takes 0.1 ms
+memory_mb = 64.0       # the trial took 24
 model_kb = 200
 
 [card]
@@ -133,16 +134,18 @@ three sets of earlier cuts, 84 % where 50 cycles or fewer are left; 14.8 cycles 
 subset is not better: 8.01 / 9.35 / 8.08 / 10.20 in cross-validation (one seed). A row takes 0.1 ms on one thread, 256
 rows 4.7 ms.""",
     "limits": """
-Only for this simulated fleet: its sensors, units and six operating regimes; others are answered "outside". Needs
-a counter of operating cycles. "Not enough history" below 20 samples; every cycle missed before the first sample asks
-for two more, up to 40 where 20 cycles or fewer are left by the forecast, up to 120 where 60 or more are. A sample
-beyond a channel's measuring range (by its birth, else [ewma.plausible]) is not averaged, and costs its own answer.""",
+Only for this simulated fleet: its sensors, units and six operating regimes; others are answered "outside", and so are
+engines older than 1.05 times the longest life in training (543 cycles). Needs a counter of operating cycles. "Not
+enough history" below 20 samples; every cycle missed before the first sample asks for two more, up to 40 where 20
+cycles or fewer are left by the forecast, up to 120 where 60 or more are. A sample beyond a channel's measuring range
+(by its birth, else [ewma.plausible]) is not averaged, and costs its own answer.""",
     "failures": """
-Joined 60 cycles late, half of the test engines end before there is an answer; of the 303 of 623 answered, the error is
-0.9 to 1.2 times that of the same engines known from birth and the interval holds 84 % (in cross-validation 1.0 to 1.2
-times, 80 %); joined after 130 cycles up to 1.3 times. The age says much in this fleet, whose lives are alike; without
-it the error is a seventh higher. Two modes of wear at once (FD003, FD004) are not told apart. A sample that is wild for
-its operating point, and still plausible at another, stays in the slow means for a hundred flights.""",
+Joined 60 cycles late, half of the test engines end before there is an answer; of the 303 of 623 answered, the error
+is 0.9 to 1.2 times that of the same engines known from birth and the interval holds 84 % (in cross-validation 1.0 to
+1.2 times, 80 %); joined after 130 cycles up to 1.3 times. The age says much in this fleet, whose lives are alike;
+without it the error is a seventh higher. Two modes of wear at once (FD003, FD004) are not told apart. A sample that
+is wild for its operating point, and still plausible at another, stays in the slow means for a hundred flights. A
+counter that begins at 1 again when a worn engine joins cannot be told from a new engine's.""",
 }
 
 
@@ -182,13 +185,17 @@ _InOrder.__name__ = "MatMul"  # the reference looks operators up by the name of 
 
 
 def golden(model: bytes, histories: Sequence[History]) -> Golden:
-    """Return rows of each history, which have no gaps, with what the reference says of them."""
+    """Return rows of each history, which have no gaps, with what the reference says of them.
+
+    In the first row of each a channel is missing: engines must agree on what is no number, too.
+    """
     each = -(-_ROWS // len(histories))
     cases, reference = [], ReferenceEvaluator(model, new_ops=[_InOrder])
     for k, history in enumerate(histories):
         if k % 3 == 2:
             history = history.joined(int(_JOINED * len(history.rows)))
         inputs = run([history]).inputs()
+        inputs["last"][0, k % len(CHANNELS)] = np.nan
         said = dict(zip(OUTPUTS, reference.run(list(OUTPUTS), inputs), strict=True))
         number = np.arange(len(history.rows))
         ends = (number < _FIRST_ROWS) | (number >= len(number) - _LAST_ROWS)

@@ -97,7 +97,7 @@ def to_arrays(model: RulModel) -> dict[str, Array]:
     n, e, b = model.normaliser, model.envelope, model.band
     arrays = {"n mean": n.mean, "n scale": n.scale, "n least": n.least, "n regimes": n.regimes,
               "n reach": np.array(n.reach), "e middle": e.middle, "e half": e.half, "e same": e.same,
-              "e least": np.array(e.least), "e late": e.late, "e healthy": e.healthy,
+              "e least": np.array(e.least), "e oldest": np.array(e.oldest), "e late": e.late, "e healthy": e.healthy,
               "e plausible": e.plausible, "b knots": b.knots, "b below": b.below, "b above": b.above}  # fmt: skip
     for k, (weight, bias) in enumerate(model.layers):
         arrays |= {f"w{k}": weight, f"b{k}": bias}
@@ -108,8 +108,8 @@ def from_arrays(arrays: Mapping[str, Array]) -> RulModel:
     """Return the model that `to_arrays` has taken apart."""
     a = arrays
     normaliser = Normaliser(a["n mean"], a["n scale"], a["n least"], a["n regimes"], float(a["n reach"]))
-    envelope = Envelope(a["e middle"], a["e half"], a["e same"], float(a["e least"]), a["e late"], a["e healthy"],
-                        a["e plausible"])
+    envelope = Envelope(a["e middle"], a["e half"], a["e same"], float(a["e least"]), float(a["e oldest"]), a["e late"],
+                        a["e healthy"], a["e plausible"])
     layers = [(a[f"w{k}"], a[f"b{k}"]) for k in range(sum(name.startswith("w") for name in a))]
     return RulModel(normaliser, envelope, layers, Band(a["b knots"], a["b below"], a["b above"]))
 

@@ -149,6 +149,7 @@ def _unknown(g: _Graph, model: RulModel, z: str, missing: str, last: str, settin
     nearest = g("ReduceMin", g.largest(apart, [2]), axes=[1], keepdims=0)
     inside = g("LessOrEqual", g("Max", beyond, g("Div", nearest, np.array(normaliser.reach))), np.array(1.0))
     cycles = g.reshape(g.cut(last, 0, 1, 1), -1)
+    inside = g("And", inside, g("LessOrEqual", cycles, np.array(envelope.oldest)))
     counter = g("Greater", "count", g("Add", cycles, np.array(1.0)))
     stuck = g("GreaterOrEqual", g.largest(g("Sub", "same", envelope.same), [1]), np.array(0.0))
     bad = g("Or", g("Or", missing, stuck), g("Less", "count", np.array(1.0)))

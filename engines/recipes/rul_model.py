@@ -64,13 +64,14 @@ class Envelope:
     same: (sensors), samples in a row of one value from which on a sensor is stuck. least: samples that make a history;
     each cycle missed before the first one asks for MISSED more, up to `late`: (2, 2), forecast lives and the samples
     that are enough there, linear between. healthy: (sensors), z before any wear.
-    plausible: (2, channels), least and most of a sample that may be averaged.
+    oldest: cycles; an older engine is outside. plausible: (2, channels), least and most of a sample to be averaged.
     """
 
     middle: F64
     half: F64
     same: F64
     least: float
+    oldest: float
     late: F64
     healthy: F64
     plausible: F64
@@ -197,7 +198,8 @@ def unknown(model: RulModel, rows: Rows, mean: F64) -> NDArray[np.int64]:
     settings = last[:, _FIRST:_LAST]
     z = np.concatenate([normalised(normaliser, rows), normaliser(last[:, _LAST:], lift(settings))[:, None]], axis=1)
     beyond = (np.abs(z - envelope.middle) / envelope.half).max(axis=(1, 2))
-    outside = ~(np.maximum(beyond, normaliser.strangeness(settings)) <= 1)  # what is no number is outside
+    # What is no number is outside.
+    outside = ~((np.maximum(beyond, normaliser.strangeness(settings)) <= 1) & (last[:, 0] <= envelope.oldest))
     # More samples than cycles: the counter is no counter. One more is the flight 0 of who counts from there.
     counter = rows.count > last[:, 0] + 1
     bad = missing | (rows.same >= envelope.same).any(axis=1)

@@ -17,6 +17,8 @@ _MARGIN = 1.3
 #: A sample may be averaged that is no further beyond what training met than this share of its span: such a sample is
 #: outside all the same, and in the slowest mean a wilder one would stay for a hundred cycles.
 _PLAUSIBLE = 0.5
+#: Lives end: beyond this multiple of the longest in training nothing is known, however healthy an engine looks.
+_OLDEST = 1.05
 #: A sensor is stuck after this many times the longest run of one value in training, and 10 samples at least.
 _RUNS = 2.0
 
@@ -78,7 +80,8 @@ def fit_envelope(normaliser: Normaliser, rows: Rows, least: int, late: F64) -> E
     healthy = means[fresh].mean(axis=(0, 1)) if fresh.any() else np.zeros(len(SENSORS))
     stuck = np.maximum(np.ceil(_RUNS * rows.same.max(axis=0)), 10.0)
     half = _MARGIN * np.maximum((high - low) / 2, 1e-6)
-    return Envelope((low + high) / 2, half, stuck, float(least), late, healthy, _plausible(rows.last))
+    oldest = _OLDEST * float(np.nanmax(rows.last[:, 0]))
+    return Envelope((low + high) / 2, half, stuck, float(least), oldest, late, healthy, _plausible(rows.last))
 
 
 def _plausible(samples: F64) -> F64:

@@ -164,6 +164,7 @@ def test_bad_input_is_never_a_confident_number(session):
         "never measured": (changed(history, "T50", np.nan), BAD),
         "other unit": (changed(history, "T50", history.rows[:, CHANNELS.index("T50")] / 1.8), OUTSIDE),
         "unseen regime": (changed(history, "altitude", 30.0), OUTSIDE),
+        "older than any": (changed(history, "cycles", history.rows[:, 0] + 600), OUTSIDE),
         "frames counted as cycles": (changed(history, "cycles", 1.0), COUNTER),
     }
     for name, (bad, why) in cases.items():
