@@ -86,9 +86,10 @@ def planted(rows: Windows, seed: int, count: int) -> tuple[Windows, Array]:
     return Windows(samples, lines, np.arange(count) % 4, made.bearing, made.recording, made.start), origin
 
 
-def material(rows: Windows, seed: int, simulations: int = SIMULATED) -> Material:
+def material(rows: Windows, seed: int, simulations: int | None = None) -> Material:
     """Return everything that one seed trains on: of the rows, of the simulator, of both."""
-    return bearing_train.material(rows, simulated(seed, simulations), planted(rows, seed, simulations // 4),
+    count = SIMULATED if simulations is None else simulations
+    return bearing_train.material(rows, simulated(seed, count), planted(rows, seed, count // 4),
                                   extractor(), seed)  # fmt: skip
 
 

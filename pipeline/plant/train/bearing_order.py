@@ -21,7 +21,7 @@ def train(job: Job) -> None:
     names, hashes = sorted(facts["hashes"]), facts["hashes"]
     shipped = bearing_bundle.digest(hashes) == bearing_bundle.SHIPPED_DATA and job.seed == 0 and not job.sample
     card = bearing_bundle.CARD if shipped else bearing_bundle.own_card(names, job.seed, job.sample)
-    bearing_bundle.write(job.out, model, bearinggolden.rows(model, 0), card, hashes)
+    bearing_bundle.write(job.out, model, bearinggolden.rows(model), card, hashes)
     job.progress(1.0, "done")
     job.facts += [f"{len(names)} recordings, SHA-256 of them all {bearing_bundle.digest(hashes)}, seed {job.seed}",
                   f"chosen by leaving each diameter out: {facts['options']}, unknown from {head.limit:.3f}",

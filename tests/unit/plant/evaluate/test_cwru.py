@@ -211,7 +211,7 @@ def test_evaluating_loads_no_training_library(rig: Path, tmp_path: Path) -> None
 
 def test_cross_validation_trains_without_each_diameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("scipy", reason="scipy (extra `train`) is not installed")
-    monkeypatch.setattr(bearingset, "simulated", lambda seed, simulated=bearingset.simulated: simulated(seed, 200))
+    monkeypatch.setattr(bearingset, "SIMULATED", 200)
     data = rigs.folder(tmp_path / "rig", seconds=2.0, healthy=6.0)
     rows, lines = run(data, tmp_path / "out", protocol="cv", seeds=1)
     assert {r["recording"] for r in rows} == {p.stem for p in data.glob("*.npz")}
