@@ -200,7 +200,12 @@ def _lines(g: Graph, height: str, share: str, lines_hz: str) -> tuple[str, str]:
     combs = g.node("Transpose", combs, perm=[0, 1, 3, 2, 4])  # (n, bands, offsets, combs, scales)
     names = list(COMBS)
     join = np.array([[1.0 / len(group) if c in group else 0.0 for c in names] for group in GROUPS])
-    total = g.node("MatMul", join, g.mean(combs, 1))  # (n, 1, offsets, groups, scales)
+    # The mean over bands is a product: in which order ONNX Runtime's ReduceMean adds over a middle axis depends on the
+    # batch, and of two scales that are as good another one would win.
+    every = g.shape(combs, 0, BANDS, len(OFFSETS) * len(COMBS) * len(SCALES))
+    mean = g.node("MatMul", np.full((1, BANDS), 1.0 / BANDS), every)
+    mean = g.shape(mean, 0, 1, len(OFFSETS), len(COMBS), len(SCALES))
+    total = g.node("MatMul", join, mean)  # (n, 1, offsets, groups, scales)
     best = g.node("Equal", total, g.largest(total, 4))
     chosen = g.node("Cast", best, to=TensorProto.FLOAT)
     chosen = g.node("Div", chosen, g.total(chosen, 4))
