@@ -183,7 +183,7 @@ def learn(rows: F64, spec: BaselineSpec, channels: int = 1, allowed: Bool | None
     scale = np.where(live, np.maximum(spread, floor), 1.0)
     if allowed is not None:
         live &= np.repeat(allowed, len(spec.features))
-    if drivers is not None:
+    if drivers is not None and len(drivers):
         live.reshape(channels, -1)[drivers] = False
     kept, reason = _choose(spec, channels, rows, live)
     limit = 1.0

@@ -46,6 +46,11 @@ def test_rows_of_the_baseline_have_no_score_and_the_next_have_one():
     assert baseline.warm(made, 0)
 
 
+def test_features_of_the_whole_asset_are_learnt_whatever_the_number_of_its_channels():
+    _, settled = feed(spec(), healthy(200), channels=3)
+    assert settled.score[80:].tobytes() == feed(spec(), healthy(200))[1].score[80:].tobytes()
+
+
 def test_few_healthy_rows_are_over_the_limit_and_a_shift_is():
     over, found = 0, 0
     for seed in range(40):
