@@ -79,6 +79,7 @@ class _Lane:
         self.queue: deque[tuple[int, _Message]] = deque()
         self.failed: list[tuple[int, _Message]] = []
         self.out = 0  # handed to the client, neither acknowledged nor failed
+        self.sending: asyncio.Future[Any] | None = None  # what the client has not yet taken
         self.wake = asyncio.Event()
 
     def again(self) -> None:
@@ -89,6 +90,8 @@ class _Lane:
     def clear(self) -> None:
         self.queue.clear()
         self.failed, self.out = [], 0
+        if self.sending is not None:
+            self.sending.cancel()
 
 
 class Publisher:
@@ -277,8 +280,14 @@ class Publisher:
             if not lane.queue:
                 continue
             number, message = lane.queue.popleft()
+            lane.sending = asyncio.ensure_future(
+                self._producer.send(message.topic, message.value, message.key, headers=message.headers))
             try:
-                sent = await self._producer.send(message.topic, message.value, message.key, headers=message.headers)
+                sent = await lane.sending
+            except asyncio.CancelledError:
+                if number in self._pending or _cancelled():
+                    raise
+                continue  # forgotten; a stopped client that still waited for metadata would never return
             except KafkaError as error:
                 self._fail(lane, number, message, error)
                 continue
@@ -309,6 +318,11 @@ class Publisher:
         self._on_retry(message.topic, error)
         if isinstance(error, HOPELESS) and not self._hopeless.done():
             self._hopeless.set_exception(_refused(message.topic, error))
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _refused(topic: str, error: BaseException) -> BrokerError:

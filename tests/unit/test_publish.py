@@ -37,6 +37,7 @@ class Broker:
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes, asyncio.Future[None]]] = []
         self.fails: list[str] = []
+        self.hangs = False
         self.may_write: Any = None
         self.stopped = False
 
@@ -47,6 +48,8 @@ class Broker:
         if topic in self.fails:
             self.fails.remove(topic)
             raise KafkaTimeoutError
+        if self.hangs:
+            await asyncio.Event().wait()
         future = asyncio.get_running_loop().create_future()
         self.sent.append((topic, key, future))
         return future
@@ -255,5 +258,29 @@ def test_what_is_forgotten_is_neither_written_nor_waited_for_and_a_new_producer_
         assert not heard and [key for t, key, _ in broker.sent if t == "kizashi.alert.state.v1"] == [
             alert(1).state_key, alert(3).state_key]
         assert publisher.pending == 2
+
+    run(test)
+
+
+def test_a_send_that_the_old_producer_never_returns_from_holds_up_nothing_once_it_is_forgotten() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        broker.hangs = True  # as aiokafka's first send to a topic does when its client is closed meanwhile
+        publisher.send(Effects(alerts=[alert(1)]))
+        await settle()
+        publisher.forget()
+        broker.hangs = False
+        await settle()
+        publisher.send(Effects(alerts=[alert(2)]))
+        waiting = asyncio.ensure_future(publisher.acknowledged(publisher.mark()))
+        await settle()
+        assert [key for t, key, _ in broker.sent if t == "kizashi.alert.state.v1"] == [alert(2).state_key]
+        for _, _, future in broker.sent:
+            future.set_result(None)
+        await settle()
+        assert waiting.done() and publisher.pending == 0
+        broker.hangs = True
+        publisher.send(Effects(alerts=[alert(3)]))
+        await settle()
+        publisher.forget()  # and stopped in the same step: the lane ends
 
     run(test)
