@@ -201,7 +201,7 @@ def _cuts(fleets: Sequence[Fleet]) -> Table:
         pooled = Points.joined(parts)
         table.add("last flight" if seed is None else f"seed {seed}",
                   *(f"{p.rmse().value:.2f} / {p.rmse(raw=True).value:.2f}" for p in parts),
-                  f"{pooled.coverage().value:.1f}", f"{pooled.coverage(worn=True).value:.1f}")
+                  _percent(pooled), _percent(pooled, worn=True))
     return table
 
 
@@ -212,12 +212,21 @@ def _late(fleets: Sequence[Fleet]) -> Table:
                        "best guess where there is no answer")
     for name, part in (*((f.subset, [f]) for f in fleets), ("pooled", list(fleets))):
         p, same = (Points.joined([Points.of(f, late=late, answered=True) for f in part]) for late in (True, False))
-        ratio = p.rmse().value / same.rmse().value if len(p.truth) else float("nan")
         whole = Points.joined([Points.of(f, late=True) for f in part]).rmse().value
         birth = Points.joined([Points.of(f, answered=False) for f in part]).rmse().value
-        table.add(name, sum(len(f.late) for f in part), len(p.truth), p.rmse().value, same.rmse().value, ratio,
-                  p.rmse(raw=True).value, f"{p.coverage().value:.1f}", whole / birth)
+        table.add(name, sum(len(f.late) for f in part), len(p.truth), p.rmse().value, same.rmse().value,
+                  _ratio(p.rmse().value, same.rmse().value), p.rmse(raw=True).value, _percent(p), _ratio(whole, birth))
     return table
+
+
+def _ratio(value: float, of: float) -> float:
+    """Return value / of; NaN of an error of 0, as of an engine that is clipped to 125 and has more than that left."""
+    return value / of if of else float("nan")
+
+
+def _percent(p: Points, worn: bool = False) -> str:
+    held = p.coverage(worn).value
+    return "-" if np.isnan(held) else f"{held:.1f}"
 
 
 def _interval(fleets: Sequence[Fleet]) -> Table:

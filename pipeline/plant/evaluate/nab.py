@@ -29,11 +29,14 @@ _COLUMNS = ("series", "found", "of", "after [h]", "false raises", "a month", "in
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A series and what was said of it. windows: labelled stretches, Unix ns. refused: why frames were not taken."""
+    """A series and what was said of it. windows: labelled stretches, Unix ns; None where no label names the series.
+
+    refused: why frames were not taken.
+    """
 
     series: nab.Series
     told: Watched
-    windows: Sequence[tuple[int, int]] = ()
+    windows: Sequence[tuple[int, int]] | None = None
     refused: list[str] = field(default_factory=list)
 
     @property
@@ -104,9 +107,9 @@ def evaluate(data: Path, out: Path, settings: Settings, options: Options) -> Rep
     except InputError as error:
         labels = {}
         report.summary.append(f"taken as without labels: {error}")
-    judged = [Judged(j.series, j.told, labels.get(j.series.name, ()), j.refused) for j in every.values()]
+    judged = [Judged(j.series, j.told, labels.get(j.series.name), j.refused) for j in every.values()]
     pictures = [_picture(j) for j in judged if j.told.rows]
-    report.sections.append(Section("Alarms", tables=[_table(judged, left, bool(labels))], pictures=pictures))
+    report.sections.append(Section("Alarms", tables=[_table(judged, left)], pictures=pictures))
     report.facts += [("bundle", f"{BUNDLE}: nothing is trained, parameters fixed"), *given.lines()]
     report.summary += [*_summary(judged, bool(labels)), *left.values()]
     return report
@@ -119,7 +122,7 @@ def _write(judged: Judged, path: Path) -> None:
     write_table(path, ("timestamp", "score", "alarm", "unknown"), rows)
 
 
-def _table(judged: Sequence[Judged], left: Iterable[str], labelled: bool) -> Table:
+def _table(judged: Sequence[Judged], left: Iterable[str]) -> Table:
     table = Table("Labelled stretches and false raises", _COLUMNS, digits=2, note=(
         f"The first {PROBATION:.0%} of a series are not scored. Found: an alarm begins in the stretch, so many hours "
         "after its begin. Static: a sample beyond mean +- 3 standard deviations of the first week."))
@@ -131,8 +134,8 @@ def _table(judged: Sequence[Judged], left: Iterable[str], labelled: bool) -> Tab
             ("  never on", np.zeros(len(j.series.value), np.int8), "baseline"),
         ]  # fmt: skip
         for name, alarm, kind in alarms:
-            cells = score(j.series.t_ns, alarm, j.windows, j.scored_from).cells()
-            answered = labelled and not (kind == "ours" and _silent(j))
+            cells = score(j.series.t_ns, alarm, j.windows or (), j.scored_from).cells()
+            answered = j.windows is not None and not (kind == "ours" and _silent(j))
             table.add(name, *(cells if answered else (None,) * len(cells)), kind=kind)
     for name in left:
         table.add(name, *[None] * (len(_COLUMNS) - 1), kind="left out")
@@ -157,14 +160,15 @@ def _summary(judged: Sequence[Judged], labelled: bool) -> list[str]:
                                                        if _silent(j))]  # fmt: skip
     lines = []
     for j in judged:
-        found, of, _, false, monthly, _ = score(j.series.t_ns, j.told.alarm, j.windows, j.scored_from).cells()
+        found, of, _, false, monthly, _ = score(j.series.t_ns, j.told.alarm, j.windows or (), j.scored_from).cells()
         lines.append(f"{j.series.name}: " + (f"no answer: {_silent(j)}" if _silent(j) else (
-            f"{found} of {of} stretches found, {false} false raises ({monthly:.2f} a month)")))
+            f"{found} of {of} stretches found, {false} false raises ({monthly:.2f} a month)"
+            if j.windows is not None else "no figures: labels.json does not name it")))
     return lines
 
 
 def _picture(j: Judged) -> str:
     day = (j.series.t_ns - j.series.t_ns[0]) / 1e9 / _DAY_S
-    truth = [Stretch(*((t - int(j.series.t_ns[0])) / 1e9 / _DAY_S for t in window)) for window in j.windows]
+    truth = [Stretch(*((t - int(j.series.t_ns[0])) / 1e9 / _DAY_S for t in window)) for window in j.windows or ()]
     return series(f"{j.series.name}: score", day, [Curve("score", j.told.score)], limits=[("limit", 1.0)], truth=truth,
                   alarms=stretches(day, j.told.alarm == 1), x_label="days", y_label="score", y_range=(0.0, 4.0))

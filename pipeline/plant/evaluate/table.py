@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from math import isnan
 from typing import Literal
 
 from pipeline.plant.evaluate.bootstrap import Interval
@@ -49,7 +50,7 @@ class Table:
 
     def text(self, cell: Cell) -> str:
         """Return a cell as it is shown."""
-        if cell is None:
+        if cell is None or (isinstance(cell, float) and isnan(cell)):
             return "-"
         if isinstance(cell, Interval):
             return cell.text(self.digits)

@@ -117,6 +117,21 @@ def test_stretches_in_the_probation_do_not_count_and_an_alarm_that_was_on_finds_
     assert score(t, np.ones(100, int), windows, 15).cells()[:2] == (0, 3)
 
 
+def test_a_series_that_no_label_names_has_no_figures_and_one_without_stretches_has(tmp_path, capsys):
+    data = write(tmp_path / "d", a_series())
+    x = a_series(20, None)
+    write(data, x, "unnamed", labels=False)
+    write(data, x, "steady", labels=False)
+    labels = json.loads((data / "labels.json").read_text())
+    (data / "labels.json").write_text(json.dumps(labels | {"known/steady": {"labels": [], "windows": []}}))
+    evaluated(data, tmp_path / "o")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "known/unnamed: no figures: labels.json does not name it" in lines
+    assert "known/steady: 0 of 0 stretches found, 0 false raises (0.00 a month)" in lines
+    (row,) = [line.split() for line in lines if line.startswith("known/unnamed  ")]
+    assert row[1:] == ["-"] * 6
+
+
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_scored(tmp_path, capsys):
     data = write(tmp_path / "d", a_series())
     (data / "known" / "notes.csv").write_text("who,what\nme,hello\n")

@@ -20,6 +20,8 @@ from pipeline.ops.settings import Settings
 from pipeline.plant import cmapss
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.cmapss import REFUSED, evaluate, forecasts
+from pipeline.plant.evaluate.cmapssreport import Fleet, Told, sections
+from pipeline.plant.evaluate.report import Report
 from pipeline.plant.evaluate.stream import routed
 from tests.unit.plant.evaluate import turbofans
 
@@ -150,6 +152,25 @@ def test_a_file_that_was_trained_on_is_marked(settings, tmp_path):
     report = evaluate(data, tmp_path / "out", settings, Options())
     assert ("test_FD001.txt" in dict(report.facts)
             and dict(report.facts)["test_FD001.txt"].endswith("left out of the headline"))
+
+
+def test_an_engine_forecast_without_error_has_no_ratio_and_a_report(tmp_path):
+    rows = np.zeros((100, len(CHANNELS)))
+    rows[:, CHANNELS.index("cycles")] = np.arange(100)
+
+    def told(unknown: str) -> Told:
+        return Told(np.full(100, CAP), np.full(100, 100.0), np.full(100, CAP), np.zeros(100, np.int64), [unknown] * 100)
+
+    for why in ("", "not enough history"):
+        fleet = Fleet("FD001", [cmapss.Engine(89, rows)], [told("")], {0: told(why)}, np.array([False]),
+                      left=np.array([145.0]))
+        report = Report("R", "c", [], [], sections([fleet], []))
+        text = "\n".join(report.lines())
+        (line,) = [row for s in report.sections for t in s.tables if "late" in t.title for row in t.markdown()
+                   if row.startswith("| FD001")]
+        assert line == ("| FD001 | 1 | 1 | 0.00 | 0.00 | - | 20.00 | 100.0 | - |" if not why else
+                        "| FD001 | 1 | 0 | - | - | - | - | - | - |")
+        assert "nan" not in text + report.html()
 
 
 def test_a_folder_without_test_files_is_refused(settings, tmp_path):

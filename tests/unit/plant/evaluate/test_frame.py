@@ -97,6 +97,8 @@ def test_a_table_says_the_same_in_text_html_and_markdown():
     assert "8.9 [8.1, 9.6]" in text and "(anchor) DCNN" in text and "(baseline) always 125" in text
     assert "<small>anchor</small>" in table.html() and "a &lt; b" in table.html()
     assert "| *DCNN* (anchor) | 12.6 | - |" in list(table.markdown())
+    table.add("none", float("nan"), bootstrap.Interval(*[float("nan")] * 3))
+    assert list(table.markdown())[-3] == "| none | - | - |"
     with pytest.raises(ValueError, match="short has 1 cells, the columns want 2"):
         table.add("short", 1)
 
