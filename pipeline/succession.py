@@ -235,11 +235,13 @@ def _seat_alike(pool: Pool, heir: Heir, slots: I64) -> None:
     while len(mirror.slots) < len(pool.slots):
         mirror.add_block(through=-1, need=0)
     for slot in slots.tolist():
-        if mirror.slots[slot] is not pool.slots[slot]:
+        who = pool.slots[slot]
+        if mirror.slots[slot] is not who:
+            assert who is not None
             mirror.table.reset(slot)
             mirror.calibration.pop(slot, None)
             heir.learnt.pop(slot, None)
-            mirror.slots[slot] = pool.slots[slot]
+            mirror.seat(slot, who)  # what the birth tells, such as measuring ranges, counts for an heir too
             _keep_step(pool, mirror, slot)
 
 

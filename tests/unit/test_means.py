@@ -16,6 +16,7 @@ from engines.kindspec import EwmaSpec
 from engines.recipes import rul_state
 from engines.spec import MatchSpec, ModelSpec
 from pipeline import kinds
+from pipeline.succession import Succession
 from schemas import AssetBirth, TelemetryFrame
 from schemas.codec import encode
 from tests.rig import CARD, Rig, birth, frame
@@ -197,6 +198,24 @@ def test_the_birth_knows_the_measuring_range_better_and_a_new_one_keeps_the_stat
     assert GUARDED.state_hash(18, 1) == BUNDLE.state_hash(18, 1)
     assert "least < most" in SPEC.ewma.__class__(
         SPEC.ewma.smoothings, plausible={"T50": (1.0, 1.0)}).faults(CHANNELS)[0]
+
+
+def test_an_heir_keeps_out_of_its_means_what_the_birth_puts_beyond_the_measuring_range(samples):
+    asset = AssetBirth.make(asset="engine", start_ns=1, rate_hz=1.0, samples_per_frame=1, asset_class="engine",
+                            site="s", channels=[{"name": n, "quantity": "q", "unit": "1", "low": -10.0, "high": 10.0}
+                                                for n in CHANNELS])
+    new = dataclasses.replace(BUNDLE, spec=msgspec.structs.replace(
+        SPEC, version="2.0.0", ewma=msgspec.structs.replace(SPEC.ewma, smoothings=(0.5, 0.1))))
+    rig = Rig.make(BUNDLE, [asset], engine=Keeps())
+    rig.flow.successions["life"] = Succession(new)
+    wild = samples.copy()
+    wild[13, 6] = 1e6
+    rig.poll([frame(asset, i, row[:, None]) for i, row in enumerate(wild)])
+    rig.drain()
+    rig.flow.succeed(new, rig.engine.inputs)
+    pool, alone = rig.part().order[0], streamed(np.delete(samples, 13, axis=0), [], bundle=new)[0].part().order[0]
+    assert pool.bundle is new and pool.table["count"][0] == 29
+    assert np.array_equal(pool.table["ewma"][0], alone.table["ewma"][0])
 
 
 def test_what_was_lost_makes_answers_provisional_until_the_longest_memory_is_new(samples):
