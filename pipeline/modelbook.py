@@ -23,6 +23,8 @@ from pipeline.errors import ModelError
 from pipeline.ops.settings import Settings
 
 FILE, LOCK = "models.json", "models.lock"
+#: Who goes back where an engine broke in service and no person did.
+ITSELF = "kizashi"
 # A rollback takes 200 bytes, ten thousand of them are a mistake: the file is read whole.
 _MAX_BYTES = 4 << 20
 #: Opens the engines of a bundle; True: it comes from the folder and never served here. Raises EngineError.
@@ -122,16 +124,19 @@ def load_best(
 
     resume: the version that served last comes first, so that a restart repeats what a crash cut off with the model
     that did it; newer ones take over by a swap. start: one for which it raises EngineError is passed over too.
-    Raises ModelError with the faults of all when none is in order.
+    When none is in order, those that Kizashi itself rolled back are tried: what broke is better than nothing.
+    Raises ModelError with the faults of all, and why others may not serve, when none of these is in order either.
     """
     faults = [f"bundle {c.path}: {c.fault}" for c in offers if c.name == name and c.fault]
-    order = ranked(name, offers, record)
+    order = [(c, record) for c in ranked(name, offers, record)]
     if resume:
-        order.sort(key=lambda c: c.version != record.active.get(name))
-    for candidate in order:
+        order.sort(key=lambda of: of[0].version != record.active.get(name))
+    people = msgspec.structs.replace(record, rollbacks=tuple(r for r in record.rollbacks if r.who != ITSELF))
+    order += [(c, people) for c in ranked(name, offers, people) if record.refuses(name, c.version)]
+    for candidate, rules in order:
         try:
             bundle = load_bundle(candidate.path, policy)
-            if bundle.spec.name != name or record.refuses(name, bundle.spec.version):
+            if bundle.spec.name != name or rules.refuses(name, bundle.spec.version):
                 raise BundleError(candidate.path, ["its manifest changed while it was read"])
             if start is not None:
                 start(bundle, not candidate.shipped and candidate.version != record.active.get(name))
@@ -140,8 +145,12 @@ def load_best(
             continue
         if refused is not None:
             refused += faults
+            if rules is people and (why := record.refuses(name, bundle.spec.version)):
+                refused.append(f"{why}. It serves all the same: no other version of {name} can")
         return bundle
-    raise ModelError("; ".join(faults) or _nothing(name, offers, record))
+    if not faults:
+        raise ModelError(_nothing(name, offers, record))
+    raise ModelError("; ".join([*faults, *_refusals(name, offers, record)]))
 
 
 def record_active(settings: Settings, name: str, version: str) -> str:
@@ -190,13 +199,17 @@ def fall_back(settings: Settings, name: str, version: str, policy: TrustPolicy, 
         with suppress(BundleError):
             load_bundle(candidate.path, policy)
             was = max(version, record.highest.get(name, version), key=version_key)
-            record_rollback(settings, Rollback(name, was, candidate.version, now, "kizashi", why))
+            record_rollback(settings, Rollback(name, was, candidate.version, now, ITSELF, why))
             return candidate.version
     return ""
 
 
+def _refusals(name: str, offers: Iterable[Candidate], record: Record) -> list[str]:
+    return list(filter(None, (record.refuses(name, c.version) for c in offers if c.name == name and not c.fault)))
+
+
 def _nothing(name: str, offers: Sequence[Candidate], record: Record) -> str:
-    why = [record.refuses(name, c.version) for c in offers if c.name == name and not c.fault]
+    why = _refusals(name, offers, record)
     if why:
         return f"no version of bundle {name!r} may serve: {'; '.join(why)}"
     names = sorted({c.name for c in offers})

@@ -55,8 +55,11 @@ class Models(Protocol):
     def serving(self) -> Mapping[str, tuple[Bundle, str]]:
         """Return what serves each name, and the mark it had."""
 
-    def prepare(self, candidate: Candidate) -> Prepared:
-        """Try a candidate. Raises BundleError, EngineError or ModelError with everything that is wrong."""
+    def prepare(self, candidate: Candidate) -> Prepared | None:
+        """Try a candidate. None: it is what serves, whose mark is now the candidate's.
+
+        Raises BundleError, EngineError or ModelError with everything that is wrong.
+        """
 
     def record(self, prepared: Prepared, candidate: Candidate) -> None:
         """Remember that it serves: a restart begins with it."""
@@ -124,6 +127,9 @@ class ModelWatch:
             prepared = await aside(self._models.prepare, candidate)
         except Exception as error:  # whatever a new version does, the last good one goes on
             self._refuse(candidate, old, _said(error), passing=isinstance(error, (Unready, EngineLost)))
+            return
+        if prepared is None:
+            self._refused.pop(candidate.mark, None)
             return
         swapped, changes = False, _changes(old, prepared.bundle, self._layouts(old.spec.name))
         heirs = Succession(prepared.bundle, prepared) if changes else None

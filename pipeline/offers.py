@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from engines.base import Array, Arrays, Engine, EngineError, EngineLost, TensorSpec
 from engines.bundle import Bundle, Candidate, load_bundle
 from engines.measure import measure
+from engines.trust import version_key
 from pipeline import infer
 from pipeline.assembly import trust_policy
 from pipeline.errors import ModelError
@@ -86,7 +87,10 @@ class FolderModels:
             self._note(name, serving.bundle.spec.version)
 
     def offers(self) -> Mapping[str, Sequence[Candidate]]:
-        """Return what may serve of each bundle, best first. Raises ModelError when the folder cannot be read."""
+        """Return what may serve of each bundle, best first: nothing below what serves, unless that may not.
+
+        Raises ModelError when the folder cannot be read.
+        """
         found, record = candidates(self._settings), read_record(self._settings)
         unreadable = {c.mark: c for c in found if c.fault}
         for mark in unreadable.keys() - self._told:
@@ -94,24 +98,33 @@ class FolderModels:
             self._events.emit("swap_refused", bundle=candidate.name, version="",
                               why=f"{candidate.path}: {candidate.fault}")
         self._told = set(unreadable)
-        return {name: ranked(name, found, record) for name in self._fleet.servings}
+        best = {}
+        for name, serving in self._fleet.servings.items():
+            best[name], version = ranked(name, found, record), serving.bundle.spec.version
+            if not record.refuses(name, version):  # a record that could not be written does not know of it
+                best[name] = [c for c in best[name] if version_key(c.version) >= version_key(version)]
+        return best
 
     def serving(self) -> Mapping[str, tuple[Bundle, str]]:
         """Return what serves each name, and its mark."""
         return {name: (serving.bundle, self._marks[name]) for name, serving in self._fleet.servings.items()}
 
-    def prepare(self, candidate: Candidate) -> Tried:
-        """Verify, try out, load, warm, compare and measure a version. Raises BundleError, EngineError or ModelError."""
+    def prepare(self, candidate: Candidate) -> Tried | None:
+        """Verify, try out, load, warm, compare and measure a version; None if it is the one that serves.
+
+        Raises BundleError, EngineError or ModelError.
+        """
         with _yielding():
             return self._prepare(candidate)
 
-    def _prepare(self, candidate: Candidate) -> Tried:
+    def _prepare(self, candidate: Candidate) -> Tried | None:
         bundle = load_bundle(candidate.path, trust_policy(self._settings))
         if (bundle.spec.name, bundle.spec.version) != (candidate.name, candidate.version):
             raise ModelError(f"{candidate.path} changed while it was read; it is tried again when it is whole")
         serving = self._fleet.servings[candidate.name]
         if bundle.manifest_sha256 == serving.bundle.manifest_sha256:
-            raise ModelError("it is the version that serves, in another place")
+            self._marks[candidate.name] = candidate.mark  # in another place, or touched
+            return None
         shapes = [bundle.spec.rows(*layout) for layout in self._layouts(candidate.name)]
         graph = (bundle.sha256, bundle.spec.budget.memory_mb,
                  frozenset(map(layout_of, [*shapes, *golden_shapes(bundle)])))

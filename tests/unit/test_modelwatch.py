@@ -54,6 +54,9 @@ class Bed:
 
     def prepare(self, candidate: Any) -> Any:
         self.log.append(f"prepare {candidate.version}")
+        if candidate.bundle is self.served[candidate.name][0]:
+            self.served[candidate.name] = candidate.bundle, candidate.mark
+            return None
         if self.fault is not None and candidate.version != self.good:
             raise self.fault
 
@@ -122,6 +125,15 @@ def watch(bed: Bed, **options: Any) -> ModelWatch:
 def test_nothing_is_touched_while_the_folder_offers_what_serves(bed: Bed) -> None:
     asyncio.run(look(watch(bed)))
     assert bed.log == [] and bed.events == []
+
+
+def test_what_serves_goes_on_when_its_files_were_touched(bed: Bed) -> None:
+    old = bed.served["win"][0]
+    bed.offer((old, "m1 touched"), (version(old, "0.9.0"), "m0"))
+    watcher = watch(bed)
+    for _ in range(3):
+        asyncio.run(look(watcher))
+    assert bed.log == ["prepare 1.0.0"] and bed.events == [] and bed.served["win"] == (old, "m1 touched")
 
 
 def test_a_new_version_with_the_same_state_is_swapped_at_once(bed: Bed) -> None:

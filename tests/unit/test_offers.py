@@ -53,8 +53,10 @@ class Bed:
         return self.offers.offers()["made"][0]
 
     def prepare(self, candidate: Candidate) -> Tried:
-        self.tried.append(self.offers.prepare(candidate))
-        return self.tried[-1]
+        tried = self.offers.prepare(candidate)
+        assert tried is not None
+        self.tried.append(tried)
+        return tried
 
 
 @pytest.fixture
@@ -114,15 +116,28 @@ def test_a_graph_that_has_run_here_in_the_same_shapes_is_not_tried_out_again(
     assert tried == ["1.1.0", "1.1.2", "1.2.0"]
 
 
-def test_a_version_that_changes_while_it_is_read_or_that_serves_already_is_refused(bed: Bed) -> None:
+def test_a_version_that_changes_while_it_is_read_is_refused_and_what_serves_has_its_new_mark(bed: Bed) -> None:
     candidate = bed.offer("1.1.0")
     models.bundle(bed.folder / "v1.1.0", models.dense(1), version="1.2.0")
     with pytest.raises(ModelError, match="changed while it was read"):
         bed.offers.prepare(candidate)
     (bed.folder / "copy.zip").write_bytes(pack(read_files(bed.folder / "a")))
     copy = Candidate(bed.folder / "copy.zip", "made", "1.0.0", "m")
-    with pytest.raises(ModelError, match="the version that serves, in another place"):
-        bed.offers.prepare(copy)
+    assert bed.offers.prepare(copy) is None
+    assert bed.offers.serving()["made"][1] == "m"
+
+
+def test_nothing_below_what_serves_is_offered_where_no_record_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(b"")
+    bed = Bed(tmp_path)
+    models.bundle(bed.folder / "v0.9.0", models.dense(2), version="0.9.0")
+    bed.offers.begin()
+    assert [name for name, _ in bed.events] == ["degraded"]
+    before = bed.best().mark
+    os.utime(bed.folder / "a" / "model.onnx")
+    assert [c.version for c in bed.offers.offers()["made"]] == ["1.0.0"] and bed.best().mark != before
+    assert bed.offers.prepare(bed.best()) is None
+    assert bed.offers.serving()["made"][1] == bed.best().mark
 
 
 def test_nobodys_version_is_refused_where_unsigned_ones_may_not_serve(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from engines import Bundle, EngineError
 from pipeline.app import Runtime
+from pipeline.assembly import bundles_of
 from pipeline.errors import ModelError
 from pipeline.fitting import Fitter
-from pipeline.modelbook import fall_back, read_record, record_active
+from pipeline.modelbook import Rollback, fall_back, read_record, record_active, record_rollback
 from pipeline.ops.settings import Models, Route, Settings
 from tests import models
 from tests.unit.test_modelbook import WHEN
@@ -84,3 +86,27 @@ def test_a_version_whose_engine_broke_serves_on_where_the_one_before_it_cannot(t
     (old / "model.onnx").write_bytes(b"changed") if fault == "changed" else shutil.rmtree(old)
     assert fall_back(settings, "made", "1.1.0", models.UNSIGNED, WHEN, "a bug") == ""
     assert not read_record(settings).rollbacks
+
+
+def test_a_version_that_kizashi_rolled_back_starts_again_where_the_one_before_it_cannot(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(tmp_path)
+    models.lying(tmp_path / "models" / "a", models.dense(), models.dense(7), version="1.0.0")  # in order until it runs
+    for version in ("1.1.0", "1.2.0"):
+        models.bundle(tmp_path / "models" / version, models.dense(), version=version)
+    for version in ("1.0.0", "1.2.0", "1.1.0"):  # 1.1.0 after the rollback to it
+        record_active(settings, "made", version)
+    record_rollback(settings, Rollback("made", "1.2.0", "1.1.0", WHEN, "ops", "false alarms"))
+    assert fall_back(settings, "made", "1.1.0", models.UNSIGNED, WHEN, "a bug") == "1.0.0"
+    assert start(settings, monkeypatch)[0] == "1.1.0", "not what a person rolled back"
+    refused: list[str] = []
+    bundles_of(settings, refused, resume=True, start=not_the_first)
+    assert "golden" in refused[0] and "1.1.0 was rolled back to 1.0.0 by kizashi" in refused[1]
+    (tmp_path / "models" / "1.1.0" / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(ModelError, match=r"golden.*model\.onnx.*1\.2\.0 was rolled back to 1\.0\.0 by kizashi"):
+        start(settings, monkeypatch)
+
+
+def not_the_first(bundle: Bundle, unknown: bool) -> None:
+    if bundle.spec.version == "1.0.0":
+        raise EngineError("does not say what the golden vectors say")
