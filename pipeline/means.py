@@ -20,6 +20,9 @@ from engines.kindspec import LARGEST
 from pipeline.columns import F64, I64, Array, Calibrated, FrameBatch, Groups, Rows
 from pipeline.state import Column, Pool
 
+#: What is said of a sample outside.
+_BEYOND = "{}: a sample beyond its plausible range, kept out of the means"
+
 _STATE = ("ewma", "count", "last", "same")
 
 
@@ -44,7 +47,7 @@ def calibration_rows(bundle: Bundle, samples: int) -> int:
 class _Layout:
     """Places of sensors and settings among the channels, divisors of the settings, which settings are squared too.
 
-    plausible: (channels, 2), least and most where a birth does not tell. beyond: what is said of a sample outside.
+    plausible: (channels, 2), least and most where a birth does not tell. names: of the channels.
     """
 
     sensors: I64
@@ -53,7 +56,7 @@ class _Layout:
     squares: I64
     smoothings: F64
     plausible: F64
-    beyond: tuple[str, ...]
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, bundle: Bundle) -> "_Layout":
@@ -63,8 +66,7 @@ class _Layout:
         return cls(np.array([names.index(n) for n in spec.sensors(tuple(names))], np.int64),
                    np.array([names.index(n) for n in settings], np.int64), np.array(list(spec.settings.values())),
                    np.array([settings.index(n) for n in spec.squares], np.int64), np.array(spec.smoothings),
-                   np.array([spec.plausible.get(n, anything) for n in names]),
-                   tuple(f"{n}: a sample beyond its plausible range, kept out of the means" for n in names))
+                   np.array([spec.plausible.get(n, anything) for n in names]), tuple(names))
 
     def averaged(self, sample: F64) -> F64:
         """Return what is averaged of samples (n, channels): sensors, scaled settings, squares of some of these."""
@@ -115,7 +117,7 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
 
     rows = Rows.of(pool.table["period_ns"], samples, batch, finished[back], fill, frames=1)
     if (doubt := np.concatenate(beyond)[back]).any():
-        rows.doubt, rows.reasons = doubt, layout.beyond
+        rows.doubt, rows.reasons = doubt, tuple(_BEYOND.format(name) for name in layout.names)
     return rows, ()
 
 

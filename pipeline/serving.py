@@ -288,11 +288,13 @@ class Serving:
         """Give every batch back: nothing can compute them."""
         error = ModelError(f"the engine of {self.name} broke: {why}. Check the bundle with this ONNX Runtime, "
                            "or restart the worker")
-        self.on_broken(self.name, why)
         flights, self._flights = self._flights, deque()
-        for flight in flights:
-            flight.by = None
-            flight.done(error)
+        try:
+            for flight in flights:
+                flight.by = None
+                flight.done(error)
+        finally:
+            self.on_broken(self.name, why)  # last: it writes files, and whoever drains waits for the batches
 
     # -- numbers that are none
 

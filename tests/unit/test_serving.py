@@ -232,6 +232,27 @@ def test_a_ground_that_hangs_or_breaks_ends_the_worker(breaks: str) -> None:
     assert [name for name, _ in broken] == ["win"] and broken[0][1] in str(bed.answers[0][1])
 
 
+def test_batches_are_given_back_even_where_a_break_cannot_be_noted() -> None:
+    class Bad(WindowMean):
+        def infer(self, inputs: Arrays) -> Arrays:
+            raise ZeroDivisionError("a bug")
+
+    said = list[str]()
+
+    def broken(name: str, why: str) -> None:
+        raise OSError("no space left on device")
+
+    async def test(bed: Bed) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(str(context["exception"])))
+        bed.serving.on_broken = broken
+        bed.submit(0.0)
+        bed.submit(1.0)
+        await bed.answered(2)
+
+    assert all(isinstance(o, ModelError) for _, o, _ in run(test, Bad()).answers)
+    assert said[0] == "no space left on device"
+
+
 def test_a_device_and_then_the_ground_breaking_ends_the_worker() -> None:
     class Bad(WindowMean):
         def infer(self, inputs: Arrays) -> Arrays:
