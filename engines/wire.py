@@ -66,6 +66,8 @@ DTYPES = {1: "f4", 11: "f8", 10: "f2", 6: "i4", 7: "i8", 2: "u1", 9: "b1"}
 _FLOAT16, _BFLOAT16 = 10, 16
 #: Those of weights whose bits may be no number, as raw_data has them.
 _RAW = {1: "<f4", 11: "<f8", _FLOAT16: "<f2", _BFLOAT16: "<u2"}
+#: Bytes of whole numbers that are read at once; each takes some 40 while it is.
+_PART = 1 << 18
 #: Whole numbers of 1 to 8 bytes and of 4 bits, which are numbers whatever their bits. Of what is left out (texts,
 #: complex numbers, floats of 8 bits and less) no engine of ours takes a weight.
 _WHOLE = (2, 3, 4, 5, 6, 7, 9, 12, 13, 21, 22)
@@ -188,28 +190,33 @@ class _Look:
 
     def _tensor(self, tensor: Value) -> str:
         """Look at a tensor and return its name."""
-        name, kind, outside, halves, parts = "", 0, False, False, []
+        name, kind, outside, parts = "", 0, False, []
         for key, value in self._fields(tensor, "TensorProto"):
             if key == "name":
                 name = str(value)
             elif key == "data_type":
                 kind = _number(value)
-            elif key in ("float_data", "double_data", "raw_data"):
+            elif key in ("float_data", "double_data", "raw_data", "int32_data"):
                 parts.append((key, value))
             outside |= key == "external_data" or (key == "data_location" and value != 0)
-            halves |= key == "int32_data"
         who = f"tensor {name!r}"
         if outside:
             self._fault(f"{who} lies in another file; save the model with all data inside")
         if kind not in _WHOLE and kind not in _RAW:
             self._fault(f"{who} is of ONNX type {kind}, which is none of weights")
-        if halves and kind in (_FLOAT16, _BFLOAT16):
-            self._fault(f"{who} has its floats of 16 bits as whole numbers; store them as raw_data")
         for key, value in parts:
-            dtype = {"float_data": "<f4", "double_data": "<f8"}.get(key) or _RAW.get(kind)
+            self._data(who, kind, key, value)
+        return name
+
+    def _data(self, who: str, kind: int, key: str, value: Value) -> None:
+        """Look at numbers of a tensor. key: the field they lie in."""
+        dtype = {"float_data": "<f4", "double_data": "<f8"}.get(key) or _RAW.get(kind)
+        if key != "int32_data":
             if dtype:
                 self._numbers(who, _whole(value, dtype), kind == _BFLOAT16 and key == "raw_data")
-        return name
+        elif kind in (_FLOAT16, _BFLOAT16):
+            for bits in _halves(who, value):
+                self._numbers(who, bits.view(_RAW[kind]), kind == _BFLOAT16)
 
     def _tensor_facts(self, value_info: Value) -> TensorFacts:
         name, kind, dims = "", 0, []
@@ -244,9 +251,8 @@ class _Look:
     def _numbers(self, who: str, values: Numbers, bfloats: bool = False) -> None:
         if bfloats:  # the upper half of a float32
             values = (values.astype("<u4") << 16).view("<f4")
-        if not np.isfinite(values).all():
-            what = "NaN" if np.isnan(values).any() else "infinite values"
-            self._fault(f"{who} holds {what}; weights are finite numbers")
+        if np.isnan(values).any():  # infinite values are numbers: masks of attention are made of them
+            self._fault(f"{who} holds NaN; weights are numbers")
 
     def _fault(self, text: str) -> None:
         self.facts.faults.append(text)
@@ -256,6 +262,30 @@ class _Look:
 
 def _number(value: Value | None) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _halves(who: str, value: Value) -> Iterator[Numbers]:
+    """Yield the bits of floats of 16 that lie as whole numbers. Raises ValueError for what readers would cut to 16."""
+    if isinstance(value, int):
+        if not 0 <= value <= 0xFFFF:
+            raise ValueError(f"{who} has {value} for the bits of a float of 16")
+        yield np.array([value], "<u2")
+        return
+    assert isinstance(value, memoryview)  # by its wire type
+    while value:
+        data = np.frombuffer(value[:_PART], "u1")
+        ends = np.flatnonzero(data < 0x80)
+        sizes = np.diff(ends, prepend=-1)
+        if not ends.size or sizes.max() > 3:
+            raise ValueError(f"{who} has a number that is cut off or wider than the bits of a float of 16")
+        bits = data[ends].astype("u4") << (7 * (sizes - 1)).astype("u4")
+        for after in (0, 1):  # bytes that another follows
+            more = sizes > after + 1
+            bits[more] |= (data[(ends - sizes + 1 + after)[more]].astype("u4") & 0x7F) << 7 * after
+        if bits.max() > 0xFFFF:
+            raise ValueError(f"{who} has {bits.max()} for the bits of a float of 16")
+        yield bits.astype("<u2")
+        value = value[int(ends[-1]) + 1 :]
 
 
 def _whole(value: Value, dtype: str) -> Numbers:

@@ -30,7 +30,7 @@ BAD_NODE = helper.make_node("Hardmax", ["x"], ["bad"]).SerializeToString()
 BAD_TENSOR = onnx.TensorProto(name="w", data_type=1, dims=[1], raw_data=FOUR).SerializeToString()
 TEXTS = [b"", b"Relu", b"Hardmax", b"Loop", b"com.microsoft", b"ai.onnx", b"x", b"\xff", b"w", FOUR, EIGHT, OUTSIDE,
          BAD_NODE, BAD_TENSOR, b"\x08\x01", b"\x0a\x00"]  # fmt: skip
-NUMBERS = [0, 1, 2, 10, 13, 16, 1 << 31, (1 << 32) + 1, (1 << 63) + 1, (1 << 64) - 1, 1 << 64]
+NUMBERS = [0, 1, 2, 10, 13, 16, 0x7E00, 1 << 16, 1 << 31, (1 << 32) + 1, (1 << 63) + 1, (1 << 64) - 1, 1 << 64]
 
 
 class Item:
@@ -71,7 +71,7 @@ def taken_apart(part: Message) -> list[Item]:
 
 
 def small() -> onnx.ModelProto:
-    """Make a model that has a field of every sort: weights of three kinds, attributes, types, texts."""
+    """Make a model that has a field of every sort: weights of four kinds, attributes, types, texts."""
     graph = helper.make_graph(
         [
             helper.make_node("Add", ["x", "w"], ["a"], name="add"),
@@ -84,7 +84,8 @@ def small() -> onnx.ModelProto:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 2])],
         [helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0]),
-         helper.make_tensor("unused", TensorProto.DOUBLE, [1], [1.0])],
+         helper.make_tensor("unused", TensorProto.DOUBLE, [1], [1.0]),
+         helper.make_tensor("half", TensorProto.FLOAT16, [3], [1.0, 0.0, -np.inf])],
         value_info=[helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 2])],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -161,11 +162,15 @@ def alike(model: onnx.ModelProto, facts: ModelFacts) -> None:
     assert not any(isinstance(p, onnx.SparseTensorProto) for p in parts)
     for tensor in (p for p in parts if isinstance(p, onnx.TensorProto)):
         assert not tensor.external_data and tensor.data_location == TensorProto.DEFAULT
-        assert np.isfinite(tensor.float_data).all() and np.isfinite(tensor.double_data).all()
+        assert not np.isnan(tensor.float_data).any() and not np.isnan(tensor.double_data).any()
+        if tensor.data_type in (10, 16):
+            assert all(0 <= bits <= 0xFFFF for bits in tensor.int32_data)
+            bits, nan = np.array(tensor.int32_data, "u4"), 0x7C00 if tensor.data_type == 10 else 0x7F80
+            assert not ((bits & 0x7FFF) > nan).any()
         if tensor.data_type in (1, 10, 11) and tensor.raw_data:
             dtype = {1: "<f4", 10: "<f2", 11: "<f8"}[tensor.data_type]
             usable = len(tensor.raw_data) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize
-            assert np.isfinite(np.frombuffer(tensor.raw_data[:usable], dtype)).all()
+            assert not np.isnan(np.frombuffer(tensor.raw_data[:usable], dtype)).any()
     constants = {t.name for t in model.graph.initializer}
     assert [(t.name, t.dtype, t.dims) for t in facts.inputs] == [
         t for t in signature(list(model.graph.input)) if t[0] not in constants]

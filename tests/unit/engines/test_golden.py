@@ -145,6 +145,17 @@ def test_tolerance_of_any_output_is_held_against_what_its_values_span():
     assert len(golden_faults(golden, models.spec(golden={"tolerance": fine}), facts)) == len(found) - 1
 
 
+def test_relative_tolerance_is_weighed_by_the_values_and_not_by_what_they_span():
+    golden = rows_of(outputs={"score": np.ones(256, "f4"), "rul": np.linspace(1000, 1001, 256)})
+    facts = ModelFacts((TensorFacts("x", "f4", ("n", 1, 4, 32)),),
+                       (TensorFacts("score", "f4", ("n",)), TensorFacts("rul", "f8", ("n",))))
+    for rel, said in ((0.099, ["the tolerance of 'rul' is 99.099, at most 10% of what its golden values span, 1, are "
+                               "allowed"]), (9e-5, [])):
+        tolerance = {"rul": {"abs": 0.0, "rel": rel}}
+        found = golden_faults(golden, models.spec(golden={"tolerance": tolerance}), facts)
+        assert [fault for fault in found if "'rul'" in fault] == said
+
+
 def test_numbers_that_are_missing_may_come_in_and_not_go_out(tmp_path):
     x = np.zeros((256, 1, 4, 32), "f4")
     x[3, 0, 1] = np.nan
