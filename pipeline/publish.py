@@ -119,7 +119,7 @@ class Publisher:
         self._progress = asyncio.Event()
         self._held: list[tuple[int, _Message]] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._reopening: asyncio.Task[None] | None = None
+        self._reopening: set[asyncio.Task[None]] = set()  # one may begin while another's old producer still ends
         self._hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -134,7 +134,7 @@ class Publisher:
 
     async def stop(self) -> None:
         """End at once; what is not acknowledged is sent again by whoever restores the partition."""
-        tasks = [*self._tasks, *([self._reopening] if self._reopening is not None else [])]
+        tasks = [*self._tasks, *self._reopening]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -170,7 +170,9 @@ class Publisher:
         if self._ready.is_set():
             self._era += 1
             self._ready.clear()
-            self._reopening = asyncio.get_running_loop().create_task(self._reopen(self._producer))
+            reopening = asyncio.get_running_loop().create_task(self._reopen(self._producer))
+            self._reopening.add(reopening)
+            reopening.add_done_callback(self._reopening.discard)
         self._progress.set()
 
     async def _reopen(self, old: AIOKafkaProducer) -> None:
@@ -182,7 +184,7 @@ class Publisher:
             except Retryable as error:
                 self._on_retry(self._names[ALERT.name], error)
                 await asyncio.sleep(RETRY_S)
-            except BrokerError as error:
+            except Exception as error:  # `failed` tells it; else everyone would wait for `_ready` for ever
                 if not self._hopeless.done():
                     self._hopeless.set_exception(error)
                 break

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaTimeoutError, TopicAuthorizationFailedError
 from pipeline import publish
 from pipeline.broker import Overtaken
 from pipeline.columns import Effects
-from pipeline.errors import BrokerError
+from pipeline.errors import BrokerError, ConfigError
 from pipeline.ops.settings import Topics
 from pipeline.publish import Publisher, alert_headers
 from schemas import Alert, Assessment, DeadLetter
@@ -284,3 +284,36 @@ def test_a_send_that_the_old_producer_never_returns_from_holds_up_nothing_once_i
         publisher.forget()  # and stopped in the same step: the lane ends
 
     run(test)
+
+
+def test_any_error_of_a_new_producer_is_told_and_not_waited_out() -> None:
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        async def refuse(may_write: Any) -> Any:
+            raise ConfigError("the certificate is being rotated")
+
+        publisher._make = refuse
+        publisher.send(Effects(alerts=[alert(1)]))
+        publisher.forget()
+        with pytest.raises(ConfigError, match="rotated"):
+            await asyncio.wait_for(publisher.failed(), 1)
+
+    run(test)
+
+
+def test_stop_waits_for_every_old_producer() -> None:
+    ended: list[asyncio.Future[None]] = []
+
+    async def test(broker: Broker, publisher: Publisher, heard: list[str]) -> None:
+        async def ends() -> None:
+            if len(ended) < 2:
+                ended.append(asyncio.get_running_loop().create_future())
+                await ended[-1]
+
+        broker.stop = ends  # type: ignore[method-assign]
+        for n in range(2):
+            publisher.send(Effects(alerts=[alert(n)]))
+            publisher.forget()
+            await settle()
+
+    run(test)
+    assert [future.cancelled() for future in ended] == [True, True]
