@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NodeNotReadyError
 from aiokafka.partitioner import murmur2
 from aiokafka.protocol.produce import ProduceRequest
 
@@ -55,11 +55,18 @@ class Overtaken(KafkaError):  # type: ignore[misc]
 
 
 def _only_while(client: AIOKafkaClient, may_write: Callable[[], bool]) -> None:
-    """Ask right before records go on the wire, where all that was queued before the process stood still comes by."""
+    """Ask right before records go on the wire, where all that was queued before the process stood still comes by.
+
+    That is on an open connection: TCP, TLS and SASL may take longer than the answer holds.
+    """
     send = client.send
 
     async def guarded(node_id: int, request: Any, **options: Any) -> Any:
-        while isinstance(request, ProduceRequest) and not may_write():
+        while isinstance(request, ProduceRequest):
+            if not await client.ready(node_id, **options):
+                raise NodeNotReadyError(f"no connection to node {node_id}")  # as `send` does
+            if may_write():
+                break
             await asyncio.sleep(_MAY_WRITE_S)
         return await send(node_id, request, **options)
 
