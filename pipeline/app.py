@@ -29,7 +29,7 @@ from pipeline.ops.connect import broker_config, clear_text_beyond_loopback
 from pipeline.ops.events import Events
 from pipeline.ops.reach import BrokerWatch
 from pipeline.ops.server import OpsServer
-from pipeline.ops.settings import Settings
+from pipeline.ops.settings import Group, Settings
 from pipeline.ops.topicplan import needed, pending, plan
 from pipeline.ops.watchdog import Watchdog
 from pipeline.publish import Publisher
@@ -111,6 +111,7 @@ class Runtime:
         self.health.warm = True
         self.stop = asyncio.Event()
         self.code = 0  # of an orderly stop
+        self.lapsed = False  # the lease on our partitions, when it was last asked for
         self.fleet: Fleet
         self.worker: Worker
         self.watchdog: Watchdog
@@ -162,8 +163,7 @@ class Runtime:
         publisher = Publisher(
             lambda may_write: broker.make_producer(cfg, linger_ms=0, may_write=may_write), settings.topics,
             served=fleet.headers, stale_ms=round(settings.worker.stale_alert_s * 1000),
-            # The group gives our partitions away a session timeout after our last heartbeat, and no sooner.
-            may_write=lambda: (worker.heartbeat_age_s() or 0.0) < settings.group.session_timeout_s,
+            may_write=self._may_write,
             on_acked=lambda made_ms: self.metrics.alert_seconds.observe(max(0.0, time.time() - made_ms / 1000)),
             on_retry=lambda topic, error: self.events.emit("degraded", why=f"{topic} is tried again: {error!r}"))
         store = Store(cfg, settings.topics.name(STATE), settings.topics.name(TELEMETRY), settings.worker,
@@ -230,6 +230,15 @@ class Runtime:
             if self.library is not None:
                 self.library.report(final=True)
 
+    def _may_write(self) -> bool:
+        """Say whether our partitions can hardly be another's; tell once when what is published begins to wait."""
+        lease_s = lease(self.settings.group)
+        lapsed = (self.worker.heartbeat_age_s() or 0.0) >= lease_s
+        if lapsed and not self.lapsed:
+            self.events.emit("degraded", why=f"alerts wait: the group has confirmed no heartbeat for {lease_s:g} s")
+        self.lapsed = lapsed
+        return not lapsed
+
     def _wear_out(self, why: str) -> None:
         """Stop in order, with an exit code that lets a supervisor start a process that may have its GPU again."""
         self.events.emit("degraded", why=why)
@@ -295,6 +304,15 @@ class Runtime:
         if error is not None:
             raise RuntimeError(f"the worker crashed: {error!r}") from error
         return self.code
+
+
+def lease(group: Group) -> float:
+    """Return how many seconds after a heartbeat our partitions are taken for ours.
+
+    The group gives them away a session timeout after the last one, and no sooner; but at once to a process that joins
+    with our instance id, which we hear by the next heartbeat.
+    """
+    return 2 * group.heartbeat_s if group.instance_id else group.session_timeout_s
 
 
 def given(bundle: Bundle, engine: Engine, rows: int) -> Engines:
