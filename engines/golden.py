@@ -218,6 +218,8 @@ def _array(where: str, array: _Array) -> Array:
     shape = array.shape if array.rows is None else (max(array.rows) + 1, *array.shape[1:])
     if prod(shape) * dtype.itemsize != len(array.data):
         raise ValueError(f"{where}: {len(array.data)} bytes are not {array.stored or array.dtype}{list(shape)}")
+    if array.dtype == "b1" and np.frombuffer(array.data, "u1").max(initial=0) > 1:
+        raise ValueError(f"{where}: bytes of b1 are 0 or 1")
     found = np.frombuffer(array.data, dtype).reshape(shape)
     if array.rows is not None:
         if not len(array.rows) == array.shape[0] <= _MOST_SHARED * shape[0]:

@@ -47,12 +47,17 @@ INSTEAD = {
     "BlackmanWindow": "put the window into the model as a constant",
 }  # fmt: skip
 _CUSTOM = "use operators of ONNX itself, or export to them: no library of custom operators is ever loaded"
+#: Domains that exporters write besides ONNX's own, with what to use instead.
+_DOMAINS = {
+    "ai.onnx.ml": "TensorRT has none of that domain: write a scaler as Sub and Div, a linear model as Gemm, trees as "
+                  "MatMul, Less and Gather",
+}  # fmt: skip
 
 
 def misfit(domain: str, operator: str) -> str:
     """Say why an operator is not allowed and what to use instead; empty if it is allowed."""
     if domain not in ("", "ai.onnx"):
-        return f"operator {operator} of domain {domain!r}: {_CUSTOM}"
+        return f"operator {operator} of domain {domain!r}: {_DOMAINS.get(domain, _CUSTOM)}"
     if operator not in OPERATORS:
         hint = INSTEAD.get(operator, "use others: not every engine of ours runs it; `engines/ops.py` lists those")
         return f"operator {operator}: {hint}"

@@ -30,10 +30,11 @@ SCHEMA = {
     "GraphProto": message(
         "1 node NodeProto*", "2 name string", "5 initializer TensorProto*", "10 doc_string string",
         "11 input ValueInfoProto*", "12 output ValueInfoProto*", "13 value_info ValueInfoProto*",
-        "15 sparse_initializer SparseTensorProto*", "16 metadata_props StringStringEntryProto*"),
+        "14 quantization_annotation TensorAnnotation*", "15 sparse_initializer SparseTensorProto*",
+        "16 metadata_props StringStringEntryProto*"),
     "NodeProto": message(
         "1 input string*", "2 output string*", "3 name string", "4 op_type string", "5 attribute AttributeProto*",
-        "6 doc_string string", "7 domain string", "9 metadata_props StringStringEntryProto*"),
+        "6 doc_string string", "7 domain string", "8 overload string", "9 metadata_props StringStringEntryProto*"),
     "AttributeProto": message(
         "1 name string", "2 f float", "3 i int64", "4 s bytes", "5 t TensorProto", "6 g GraphProto", "7 floats float*",
         "8 ints int64*", "9 strings bytes*", "10 tensors TensorProto*", "11 graphs GraphProto*",
@@ -52,9 +53,12 @@ SCHEMA = {
     "TensorShapeProto.Dimension": message("1 dim_value int64", "2 dim_param string", "3 denotation string"),
     "StringStringEntryProto": message("1 key string", "2 value string"),
 }  # fmt: skip
+_INLINE = "inline them with onnx.inliner.inline_local_functions"
 _REFUSED = {
-    "functions": "the model has functions of its own: inline them with onnx.inliner.inline_local_functions",
+    "functions": f"the model has functions of its own: {_INLINE}",
     "training_info": "the model holds its training: export it for inference",
+    "quantization_annotation": "the graph has quantization_annotation, which no engine of ours reads: quantize by "
+                               "QuantizeLinear and DequantizeLinear",
     "sparse_initializer": "the graph has a sparse tensor: store it dense",
     "sparse_tensor": "a node has a sparse tensor: store it dense",
     "sparse_tensors": "a node has a sparse tensor: store it dense",
@@ -164,7 +168,7 @@ class _Look:
         self.facts.nodes += 1
         if self.facts.nodes > MAX_NODES:
             raise ValueError(f"more than {MAX_NODES} nodes; write loops that were unrolled as tensors")
-        said, output, attributes = {"domain": "", "op_type": "", "name": ""}, "", []
+        said, output, attributes = {"domain": "", "op_type": "", "name": "", "overload": ""}, "", []
         for name, value in self._fields(node, "NodeProto"):
             if name in said:
                 said[name] = str(value)
@@ -176,6 +180,8 @@ class _Look:
         if why := misfit(said["domain"], said["op_type"]):
             self._fault(f"{who} is {why}")
             return
+        if said["overload"]:
+            self._fault(f"{who} has overload {said['overload']!r}, which is for functions: {_INLINE}")
         for attribute in attributes:
             self._attribute(f"an attribute of {who}", attribute)
 
@@ -184,12 +190,12 @@ class _Look:
             if name in ("f", "floats"):
                 self._numbers(who, _whole(value, "<f4"))
             elif name in ("t", "tensors"):
-                self._tensor(value)
+                self._tensor(value, who)
             elif name == "type" and value not in _ATTRIBUTES:
                 self._fault(f"{who} is of ONNX type {value}, which none of an operator that is allowed is")
 
-    def _tensor(self, tensor: Value) -> str:
-        """Look at a tensor and return its name."""
+    def _tensor(self, tensor: Value, where: str = "") -> str:
+        """Look at a tensor and return its name. where: what it is called if it has none."""
         name, kind, outside, parts = "", 0, False, []
         for key, value in self._fields(tensor, "TensorProto"):
             if key == "name":
@@ -199,7 +205,7 @@ class _Look:
             elif key in ("float_data", "double_data", "raw_data", "int32_data"):
                 parts.append((key, value))
             outside |= key == "external_data" or (key == "data_location" and value != 0)
-        who = f"tensor {name!r}"
+        who = f"tensor {name!r}" if name or not where else where
         if outside:
             self._fault(f"{who} lies in another file; save the model with all data inside")
         if kind not in _WHOLE and kind not in _RAW:
@@ -215,8 +221,8 @@ class _Look:
             if dtype:
                 self._numbers(who, _whole(value, dtype), kind == _BFLOAT16 and key == "raw_data")
         elif kind in (_FLOAT16, _BFLOAT16):
-            for bits in _halves(who, value):
-                self._numbers(who, bits.view(_RAW[kind]), kind == _BFLOAT16)
+            bits = np.concatenate([np.empty(0, "<u2"), *_halves(who, value)])
+            self._numbers(who, bits.view(_RAW[kind]), kind == _BFLOAT16)
 
     def _tensor_facts(self, value_info: Value) -> TensorFacts:
         name, kind, dims = "", 0, []

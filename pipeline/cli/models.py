@@ -133,7 +133,7 @@ def sign(
     if out is not None:
         _replace(out, pack(files))
     else:
-        (bundle / SIGNATURE).unlink(missing_ok=True)
+        _remove(bundle / SIGNATURE)
         for file in (MANIFEST, SIGNATURE):
             if file in files:
                 _replace(bundle / file, files[file])
@@ -221,6 +221,13 @@ def _replace(path: Path, data: bytes) -> None:
             except BaseException:
                 os.unlink(part.name)
                 raise
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
 

@@ -158,7 +158,8 @@ def alike(model: onnx.ModelProto, facts: ModelFacts) -> None:
     nodes = [p for p in parts if isinstance(p, onnx.NodeProto)]
     assert len(nodes) == facts.nodes
     assert all(n.domain in ("", "ai.onnx") and n.op_type in OPERATORS for n in nodes)
-    assert not model.functions
+    assert not model.functions and not model.graph.quantization_annotation
+    assert not any(n.overload for n in nodes)
     assert not any(isinstance(p, onnx.SparseTensorProto) for p in parts)
     for tensor in (p for p in parts if isinstance(p, onnx.TensorProto)):
         assert not tensor.external_data and tensor.data_location == TensorProto.DEFAULT

@@ -1,5 +1,7 @@
 """`kizashi models`: list, check, keygen, sign, rollback, as a person uses them one after the other."""
 
+import errno
+import os
 import re
 import shutil
 import stat
@@ -217,6 +219,19 @@ def test_sign_without_a_key_takes_an_old_signature_away(here, capsys):
     assert run(capsys, "sign", folder)[0] == 0
     assert not (folder / "manifest.sig").exists()
     assert load_bundle(folder, models.UNSIGNED).trust.status == "unsigned"
+
+
+def test_sign_says_that_an_old_signature_cannot_be_taken_away(here, capsys, monkeypatch):
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    folder = versioned(here / "a", "1.2.0")
+    before = read_files(folder)
+    monkeypatch.setattr(Path, "unlink", unlink)  # root may write into any folder
+    code, _, err = run(capsys, "sign", folder)
+    assert code == 5
+    assert f"{folder / 'manifest.sig'}: Read-only file system" in err
+    assert read_files(folder) == before
 
 
 @pytest.mark.parametrize(("args", "code", "text"), [

@@ -94,6 +94,7 @@ def test_same_vectors_have_the_same_bytes_whatever_their_memory():
     (written(inputs={"x": {"dtype": "f4", "shape": [17], "data": bytes(4), "rows": [0] * 17}}), "c: x: 17 rows of 1"),
     (written(inputs={"x": {"dtype": "f4", "shape": [3], "data": bytes(4), "rows": [0, 9, 0]}}), "c: x: 4 bytes are"),
     (written(inputs={"x": {"dtype": "f4", "shape": [2], "data": bytes(8)}}), "c: rows differ: {'x': 2, 'score': 3}"),
+    (written(inputs={"x": {"dtype": "b1", "shape": [3], "data": b"\0\1\2"}}), "c: x: bytes of b1 are 0 or 1"),
     (written(inputs={}), "Expected `object` of length"),
 ])  # fmt: skip
 def test_file_that_is_none_is_refused(tmp_path, data, fault):

@@ -79,7 +79,7 @@ def test_floats_of_16_bits_that_lie_as_whole_numbers_are_read(kind, infinite, mo
     monkeypatch.setattr("engines.wire._PART", 16)
     every = np.arange(1 << 16)
     fine = [int(bits) for bits in every if bits & 0x7FFF <= infinite]
-    for bits, fault in ((fine, []), ([*fine, infinite + 1], ["tensor 'w' holds NaN; weights are numbers"])):
+    for bits, fault in ((fine, []), ([*fine, *[infinite + 1] * 99], ["tensor 'w' holds NaN; weights are numbers"])):
         model = dense()
         model.graph.initializer.append(onnx.TensorProto(name="w", data_type=kind, dims=[len(bits)], int32_data=bits))
         assert faults_of(model) == fault
@@ -129,11 +129,38 @@ def test_custom_domain_is_refused():
     assert only.startswith("node 'fused' is operator FusedConv of domain 'com.microsoft': use operators of ONNX itself")
 
 
+def test_classical_machine_learning_is_refused_with_what_to_use():
+    model = dense()
+    model.graph.node.append(helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", name="scale"))
+    (only,) = faults_of(model)
+    assert only.startswith("node 'scale' is operator Scaler of domain 'ai.onnx.ml': TensorRT has none of that domain: "
+                           "write a scaler as Sub and Div")
+
+
+def test_overload_that_is_empty_is_taken_and_another_refused():
+    for overload, faults in (("", []), ("two", ["node 'relu' has overload 'two', which is for functions: inline them "
+                                                "with onnx.inliner.inline_local_functions"])):
+        model = dense()
+        model.graph.node.append(helper.make_node("Relu", ["x"], ["y"], name="relu"))
+        model.graph.node[-1].overload = overload
+        assert model.graph.node[-1].HasField("overload")
+        assert faults_of(model) == faults
+
+
+def test_tensor_without_a_name_is_told_by_its_node():
+    for name, who in (("", "an attribute of the node that makes 'mask'"), ("w", "tensor 'w'")):
+        model = dense()
+        tensor = numpy_helper.from_array(np.array([np.nan], "f4"), name)
+        model.graph.node.append(helper.make_node("Constant", [], ["mask"], value=tensor))
+        assert faults_of(model) == [f"{who} holds NaN; weights are numbers"]
+
+
 def test_graphs_functions_and_sparse_tensors_within_a_model_are_refused():
     body, sparse = dense().graph, onnx.SparseTensorProto(dims=[1])
     for change, fault in (
         (lambda m: m.functions.add(name="Relu"), "functions of its own: inline them with onnx.inliner"),
         (lambda m: m.training_info.add(), "the model holds its training"),
+        (lambda m: m.graph.quantization_annotation.add(tensor_name="x"), "the graph has quantization_annotation"),
         (lambda m: m.graph.sparse_initializer.append(sparse), "the graph has a sparse tensor"),
         (lambda m: m.graph.node[0].attribute.add(name="a", type=11, sparse_tensor=sparse), "a node has a sparse"),
         (lambda m: m.graph.node[0].attribute.add(name="a", type=5, g=body), "a node has a graph within"),
