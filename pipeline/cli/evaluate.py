@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Assignments, ConfigFile, read_settings
+from pipeline.cli.options import Assignments, ConfigFile, need_extra, read_settings
 
 app = typer.Typer(add_completion=False)
 
@@ -31,6 +31,8 @@ Seeds = Annotated[int | None, typer.Option(min=1, max=100, help="How many seeds 
 
 #: Seeds of a fit; sets whose models have nothing to fit; those whose fit draws nothing by chance.
 SEEDS, UNFITTED, EXACT = 5, ("femto", "nab"), ("skab", "battery")
+#: What `--protocol cv` of a set takes from the extra `train`.
+FITTED_WITH = {"cmapss": ("jax",), "battery": ("onnx",), "cwru": ("onnx", "scipy")}
 
 
 @app.callback()
@@ -100,6 +102,8 @@ def _run(
     if seeds is not None and (protocol is Protocol.shipped or name in EXACT):
         why = "nothing is drawn by chance" if name in EXACT else "only --protocol cv fits seeds"
         raise typer.BadParameter(f"{name}: {why}", param_hint="--seeds")
+    if protocol is Protocol.cv:
+        need_extra(f"evaluate {name} --protocol cv", FITTED_WITH.get(name, ()))
     if not data.is_dir():
         raise InputError(f"{data}: is no folder")
     settings = read_settings(config, None, assignments)

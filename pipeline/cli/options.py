@@ -1,6 +1,8 @@
 """Options that commands share, and how they become settings."""
 
+import importlib.util
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +33,16 @@ def read_settings(config: Path | None, broker: str | None = None, assignments: l
             raise typer.BadParameter(f"{text!r} is no SECTION.KEY=VALUE, as batch.max_size=64", param_hint="--set")
         flags[key.strip()] = _value(value.strip())
     return load_settings(config, flags)
+
+
+def need_extra(what: str, packages: Iterable[str]) -> None:
+    """Raise ConfigError where a package is missing that `what` takes from the extra `train`."""
+    from pipeline.errors import ConfigError
+
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{what} needs {', '.join(missing)}, which the base package leaves out: install the extra, "
+                          "pip install 'kizashi[train]'")
 
 
 def _value(text: str) -> Any:

@@ -4,13 +4,13 @@ A recipe is a module of `pipeline.plant.train`, whose docstring says how to add 
 """
 
 import importlib
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from pipeline.errors import ConfigError, InputError, ModelError
+from pipeline.cli.options import need_extra
+from pipeline.errors import InputError, ModelError
 
 
 class Entry(NamedTuple):
@@ -110,8 +110,5 @@ def _seal(folder: Path, signer: tuple[bytes, str] | None) -> bytes:
 def _module(recipe: str) -> Any:
     if recipe not in RECIPES:
         raise typer.BadParameter(f"{recipe!r} is none of {', '.join(RECIPES)}", param_hint="RECIPE")
-    missing = [name for name in ("jax", "onnx", "sklearn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"training needs {', '.join(missing)}, which the base package leaves out: install the extra, "
-                          "pip install 'kizashi[train]'")
+    need_extra("training", ("jax", "onnx", "sklearn"))
     return importlib.import_module(RECIPES[recipe].module)

@@ -64,6 +64,8 @@ def read(path: Path) -> Cell:
             if missing:
                 raise InputError(f"{path}:1: has no column {', '.join(missing)}")
             for row in table:
+                if any(row[c] is None for c in _COLUMNS):
+                    raise InputError(f"{path}:{table.line_num}: the line ends early")
                 start = start or row["cycle_time_start"]
                 numbers = (_number(row["Time"]), _number(row["Current_measured"]), _number(row["Voltage_measured"]))
                 samples.setdefault(int(float(row["cycle_num"])), []).append(numbers)

@@ -8,6 +8,7 @@ gets all at 12 kHz, by the filter that the flow has for every asset.
 
 import csv
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +114,7 @@ def _one(path: Path, row: dict[str, str] | None) -> Recording:
                 raise ValueError(f"counts is {list(counts.shape)}; one channel is wanted, of more make one file each")
             x = counts.astype(np.float64) * float(file["step"])
             rate, rpm = float(file["fs"]), float(file["rpm"]) if "rpm" in file else 0.0
-    except (KeyError, ValueError, TypeError, OSError, BadZipFile) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is no recording: {error}") from error
     if not rate >= RATE_HZ:
         raise InputError(f"{path} has {rate:g} samples/s; 12000 or more can be used")
@@ -123,8 +124,11 @@ def _one(path: Path, row: dict[str, str] | None) -> Recording:
         label = _LABELS.get("OR" if fault.startswith("OR") else fault)
         if label is None:
             raise InputError(f"{path.name}: index.csv says fault {row['fault']!r}; known are N, IR, B, OR*")
-        mil = row.get("diameter_mil", "")
-        diameter = f"{float(mil):03.0f}" if mil not in ("", "nan") else ""
+        mil = row.get("diameter_mil") or ""
+        try:
+            diameter = f"{float(mil):03.0f}" if mil not in ("", "nan") else ""
+        except ValueError as error:
+            raise InputError(f"{path.name}: index.csv says diameter_mil {mil!r}, which is no number") from error
         bearing = f"{label} {diameter}".strip()
     exact = "<f8" if counts.dtype.kind == "f" else "<i8"
     return Recording(

@@ -5,10 +5,11 @@ used: the clock of some recordings is faulty, so snapshots are 10 s apart. acc_v
 Source: Nectoux et al., PRONOSTIA, IEEE PHM 2012.
 """
 
-import zipfile
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, Array], float]:
         with np.load(path) as file:
             found = {name: file[key] for name, key in _CHANNELS.items() if key in file}
             rate = float(file["fs"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: is no recording with acc_h_mg and fs: {error}") from error
     shapes = {x.shape for x in found.values()}
     if len(shapes) != 1 or len(min(shapes)) != 2 or any(x.dtype.kind not in "iuf" for x in found.values()):

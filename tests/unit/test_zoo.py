@@ -50,4 +50,13 @@ def test_a_report_is_told_with_its_tables_and_the_hashes_of_its_data(tmp_path):
     for part in ("### cv", f"--data {tmp_path.name} --out OUT --protocol cv", "- data, 1 files: x.csv 0123",
                  "- seeds: 0, 1", "| ours | 1.00 |", "found it"):
         assert part in text
+    files = [tmp_path / f"f{k:02}.csv" for k in range(13)]
+    for path in files:
+        path.touch()
+    hashes = []
+    for suffix in ("", ", trained on: left out of the headline"):
+        report.facts = [(path.name, f"0123{suffix}") for path in files]
+        told_of = "\n".join(zoo._told(report, "set", zoo.Options(), tmp_path, 1.0, set()))
+        hashes.append(told_of.partition("SHA-256 of names and hashes ")[2][:12])
+    assert hashes[0] == hashes[1] != ""
     assert "| ours" not in "\n".join(zoo._told(report, "set", zoo.Options("cv"), tmp_path, 61.2, told))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engines.recipes.rul_model import CAP, Band, RulModel, forecast, interval
 from engines.recipes.rul_state import digest, run
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import InputError
 from pipeline.plant import cmapss
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.bootstrap import Interval
@@ -34,11 +34,7 @@ _LATE = 60
 
 def cross_validation(data: Path, fleets: Sequence[Fleet], options: Options, report: Report) -> Section:
     """Fit and score `options.seeds` seeds; the section of their tables. Raises InputError without training files."""
-    try:
-        import jax  # noqa: F401  (of the extra `train`: without it nothing can be fitted)
-    except ImportError as error:
-        raise ConfigError("--protocol cv fits anew: install the extra, pip install 'kizashi[train]'") from error
-    from engines.recipes.rul_ewma import Recipe, fit
+    from engines.recipes.rul_ewma import Recipe, fit  # needs jax, extra `train`
 
     subsets = cmapss.subsets_in(data, "train")
     if not subsets:

@@ -44,7 +44,12 @@ _FROM = "..from."
 
 def cross_validated(data: Path, out: Path, settings: "Settings", options: Options, report: Report) -> Report:
     """Train and score per seed and diameter; write pred.csv of seed 0. Raises InputError."""
-    recordings = [r for r in cwru.read(data) if r.label is not None]
+    lost = dict[str, str]()
+    recordings = [r for r in cwru.read(data, skipped=lost) if r.label is not None]
+    report.summary += [line for why in lost.values() if (line := f"left out: {why}") not in report.summary]
+    if not recordings:
+        raise InputError(f"{data}: index.csv labels no recording, and --protocol cv trains on labels"
+                         + "".join(f"; {why}" for why in lost.values()))
     bearingset.refuse_twins(recordings)
     bearing, orders = geometry(options)
     known = KNOWN[bearing] if orders is None else orders
@@ -102,7 +107,8 @@ def _describe(report: Report, scored: list[Compared]) -> None:
     for seed, s in enumerate(scored):
         headline(table, f"seed {seed}", s)
     beside(table)
-    spread = "; ".join(f"{name} {np.mean(v):.3f} (sd {np.std(v):.3f})" for name, v in figures.items())
+    spread = "; ".join(f"{name} {np.mean(v):.3f} (sd {f'{np.std(v, ddof=1):.3f}' if len(v) > 1 else '-'})"
+                       for name, v in figures.items())
     report.summary.append(f"{len(scored)} seeds: {spread}")
     report.sections.append(Section("Bearings left out", "Trained without the bearings of a diameter, every choice on "
                                    "the other two, and scored on them.", tables=[table]))

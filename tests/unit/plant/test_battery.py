@@ -1,6 +1,7 @@
 """Batteries: discharges become frames, capacity by integration; nothing of the file's own capacity is read."""
 
 import csv
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,16 @@ def test_held_out_cells_are_forecast_by_the_others(tmp_path, capsys):
     assert "each cell by a bundle fitted on the others" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "package"), [("battery", "onnx"), ("cwru", "scipy"), ("cmapss", "jax")])
+def test_without_the_extra_cross_validation_says_what_to_install(tmp_path, monkeypatch, capsys, name, package):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda said, *a: None if said == package else real(said, *a))
+    args = ["evaluate", name, "--data", str(tmp_path), "--out", str(tmp_path / "o"), "--protocol", "cv"]
+    assert main(args) == 2
+    said = capsys.readouterr().err
+    assert f"evaluate {name} --protocol cv needs {package}" in said and "pip install 'kizashi[train]'" in said
+
+
 def test_a_short_history_is_told_as_such(tmp_path):
     write_cell(tmp_path / "d", "C1", [1.9, 1.89, 1.88])
     assert main(["evaluate", "battery", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 0
@@ -156,9 +167,12 @@ def test_a_record_that_begins_late_is_scored_from_the_same_cycle(tmp_path):
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_scored(tmp_path, capsys):
     data = write_cell(tmp_path / "d", "C1", fading(120)).parent
     (data / "C2_discharge.csv").write_text("cycle_num,Time\n1,2\n")
+    path = write_cell(data, "C3", fading(20))
+    path.write_text(path.read_text().rstrip()[:-40])
     args = ["evaluate", "battery", "--data", str(data), "--out", str(tmp_path / "o")]
     assert main(args) == 0
     out = capsys.readouterr().out
+    assert "C3_discharge.csv:141: the line ends early" in out and "(left out) C3_discharge.csv" in out
     assert "C2_discharge.csv:1: has no column cycle_time_start" in out and "(left out) C2_discharge.csv" in out
     assert main([*args, "--protocol", "cv"]) == 5
     assert "takes two or more; left out: " in capsys.readouterr().err

@@ -127,11 +127,20 @@ def test_floats_say_what_integers_do_and_a_bad_file_is_named(tmp_path, worn, cap
     path = save(tmp_path / "d", "Bearing9_1", worn)
     np.savez(tmp_path / "d" / "Bearing9_2.npz", acc_h_mg=np.load(path)["acc_h_mg"].astype(np.float64), fs=25_600)
     (tmp_path / "d" / "Bearing9_3.npz").write_bytes(b"no zip")
+    (tmp_path / "d" / "Bearing9_4.npz").touch()
+    whole = tmp_path / "d" / "Bearing9_5.npz"
+    np.savez_compressed(whole, acc_h_mg=np.load(path)["acc_h_mg"], fs=25_600)
+    raw = bytearray(whole.read_bytes())
+    raw[2000:2400] = b"\xff" * 400
+    whole.write_bytes(raw)
+    with (tmp_path / "d" / "Bearing9_6.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
     evaluated(tmp_path / "d", tmp_path / "o")
     first, second = ((tmp_path / "o" / f"pred_Bearing9_{k}.csv").read_bytes() for k in (1, 2))
     assert first == second
     out = capsys.readouterr().out
-    assert "Bearing9_3.npz: is no recording" in out and "(left out) Bearing9_3.npz" in out
+    for k in (3, 4, 5, 6):
+        assert f"Bearing9_{k}.npz: is no recording" in out and f"(left out) Bearing9_{k}.npz" in out
     for k in (1, 2):
         (tmp_path / "d" / f"Bearing9_{k}.npz").unlink()
     assert main(["evaluate", "femto", "--data", str(tmp_path / "d"), "--out", str(tmp_path / "o")]) == 5

@@ -20,6 +20,7 @@ from pipeline.plant import bearingset, cwru
 from pipeline.plant.evaluate import Options
 from pipeline.plant.evaluate.bearings import HEADER, LABELS, Compared, Judged, Truth, area
 from pipeline.plant.evaluate.cwru import evaluate, geometry, judge
+from pipeline.plant.evaluate.report import Report
 from pipeline.plant.evaluate.stream import routed
 from tests.unit.plant import rigs
 
@@ -112,13 +113,23 @@ def test_what_is_no_recording_is_left_out_and_named(tmp_path: Path) -> None:
     rigs.recording(tmp_path, "slow", "N", rate=8000)
     np.savez(tmp_path / "table.npz", x=np.zeros(3))
     (tmp_path / "torn.npz").write_bytes(b"PK")
+    (tmp_path / "empty.npz").touch()
+    rigs.recording(tmp_path, "wide", "N", seconds=1.6)
+    np.savez_compressed(tmp_path / "damaged.npz", **np.load(tmp_path / "wide.npz"))
+    raw = bytearray((tmp_path / "damaged.npz").read_bytes())
+    raw[2000:2400] = b"\xff" * 400
+    (tmp_path / "damaged.npz").write_bytes(raw)
+    (tmp_path / "wide.npz").unlink()
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
     (tmp_path / "notes.txt").write_text("not ours")
     rigs.recording(tmp_path, "short", "N", seconds=0.75)
     np.savez(tmp_path / "both.npz", counts=np.ones((2, 24_000), "i2"), step=1e-3, fs=12_000, rpm=1797)
     rows, lines = run(tmp_path, tmp_path / "out")
     assert [r["recording"] for r in rows[:2]] == ["good one", "good one"]
     rest = {r["recording"]: r for r in rows[2:]}  # whoever reads the file finds every name in it
-    assert rest.keys() == {"good@one", "slow", "table", "torn", "short", "both"} and len(rows) == 8
+    assert rest.keys() == {"good@one", "slow", "table", "torn", "short", "both", "empty", "damaged", "array"}
+    assert len(rows) == 11
     assert {(r["pred"], r["start"], r["prob_N"], r["prob_OR"]) for r in rest.values()} == {("U", "0", "0.25", "0.25")}
     assert rest["short"]["unknown"] == "it has 0.75 s, a window takes a second"
     assert "counts is [2, 24000]; one channel is wanted" in rest["both"]["unknown"]
@@ -135,6 +146,15 @@ def test_an_index_without_labels_and_a_recording_too_fast_for_the_bundle_are_tol
     assert row["pred"] == "U" and "64000 samples/s, bearing-order is made for 12000 to 51200" in row["unknown"]
     assert any("index.csv tells no labels: it has no column fault" in line for line in lines)
     assert any("no labels: predictions were written" in line for line in lines)
+
+
+def test_a_diameter_that_is_no_number_costs_the_label_of_its_recording_only(tmp_path: Path) -> None:
+    data = rigs.folder(tmp_path / "rig", diameters=(7,), seconds=1.6, healthy=2.0)
+    index = data / "index.csv"
+    index.write_text(index.read_text().replace("B,7.0,", "B,7 mil,"))
+    rows, lines = run(data, tmp_path / "out")
+    assert any("B007_0.npz: index.csv says diameter_mil '7 mil', which is no number" in line for line in lines)
+    assert "B007_0" in {r["recording"] for r in rows} and any("balanced accuracy" in line for line in lines)
 
 
 def test_recordings_of_small_floats_are_told_apart(tmp_path: Path) -> None:
@@ -213,8 +233,26 @@ def test_cross_validation_trains_without_each_diameter(tmp_path: Path, monkeypat
     pytest.importorskip("scipy", reason="scipy (extra `train`) is not installed")
     monkeypatch.setattr(bearingset, "SIMULATED", 200)
     data = rigs.folder(tmp_path / "rig", seconds=2.0, healthy=6.0)
+    (data / "empty.npz").touch()
     rows, lines = run(data, tmp_path / "out", protocol="cv", seeds=1)
-    assert {r["recording"] for r in rows} == {p.stem for p in data.glob("*.npz")}
+    assert {r["recording"] for r in rows} == {p.stem for p in data.glob("*.npz")} - {"empty"}
     assert any(line.startswith("1 seeds: balanced accuracy") for line in lines)
+    assert sum(line.startswith("left out: ") and "empty.npz" in line for line in lines) == 1
     starts = [int(r["start"]) for r in rows if r["recording"] == "N_0"]
     assert len(starts) == len(set(starts)) > 20
+    (data / "index.csv").unlink()
+    with pytest.raises(InputError, match=r"labels no recording.*empty.npz is no recording"):
+        run(data, tmp_path / "out", protocol="cv", seeds=1)
+
+
+def test_the_spread_over_seeds_is_that_of_a_sample() -> None:
+    pytest.importorskip("scipy", reason="scipy (extra `train`) is not installed")
+    from pipeline.plant.evaluate.cwrucv import _describe
+
+    truth = {"a": Truth("normal", "normal"), "b": Truth("inner", "inner 7")}
+    sure, wrong = ((0.9, 0.1, 0.0, 0.0), (0.1, 0.9, 0.0, 0.0))
+    seeds = [Compared([Judged("a", 0, 0.0, 0, "", sure, (0.0,) * 4), Judged("b", 0, 0.0, 0, "", said, (0.0,) * 4)],
+                      truth) for said in (sure, wrong)]
+    report = Report("R", "c", [], [], [])
+    _describe(report, seeds)
+    assert report.summary[0].startswith("2 seeds: balanced accuracy 0.750 (sd 0.354); ")
