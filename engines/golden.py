@@ -21,6 +21,10 @@ MIN_ROWS, MAX_ROWS = 256, 65_536
 #: Share of rows that must have a score within NEAR of the limit, relative to it.
 MIN_NEAR, NEAR = 0.2, 0.1
 
+#: Sequences of all cases, and features of all rows of a case where there is a `[baseline]`: a worker that compares
+#: an engine with them has a baseline of its own for each sequence, 25 bytes a feature, four times over.
+MAX_SEQUENCES, MAX_FEATURES = 1024, 1 << 18
+
 #: Bytes of all arrays as the model has them. Half of it fits the file's own limit as it is; the rest is for samples
 #: that lie as signed bytes, of which 32 MiB would be 256 as float64.
 MAX_BYTES = 64 << 20
@@ -121,9 +125,7 @@ def decode(data: bytes) -> Golden:
 
 def faults(golden: Golden, spec: ModelSpec, facts: ModelFacts) -> list[str]:
     """Say what of the golden vectors does not fit the model, and whether they are enough."""
-    found = []
-    if not MIN_ROWS <= golden.rows <= MAX_ROWS:
-        found.append(f"{golden.rows} rows; {MIN_ROWS} to {MAX_ROWS} are wanted")
+    found = list(_count_faults(golden))
     for case in golden.cases:
         for side, tensors in ((case.inputs, facts.inputs), (case.outputs, facts.outputs)):
             known = {tensor.name: tensor for tensor in tensors}
@@ -141,7 +143,7 @@ def faults(golden: Golden, spec: ModelSpec, facts: ModelFacts) -> list[str]:
                     if side is case.outputs or np.isinf(array).any():  # a NaN that comes in may have a meaning
                         found.append(f"{case.name}: {name} holds NaN or infinite values")
     if not found:
-        found += [*_near_faults(golden, spec), *_wide_faults(golden, spec)]
+        found += [*_near_faults(golden, spec), *_wide_faults(golden, spec), *_many_faults(golden, spec)]
     return found
 
 
@@ -170,6 +172,14 @@ def toward_limit(engine: Engine, score: str, inputs: Mapping[str, Array], name: 
     return rows
 
 
+def _count_faults(golden: Golden) -> Iterator[str]:
+    if not MIN_ROWS <= golden.rows <= MAX_ROWS:
+        yield f"{golden.rows} rows; {MIN_ROWS} to {MAX_ROWS} are wanted"
+    sequences = sum(len(case.starts) for case in golden.cases)
+    if sequences > MAX_SEQUENCES:
+        yield f"{sequences} sequences; at most {MAX_SEQUENCES} are allowed"
+
+
 def _near_faults(golden: Golden, spec: ModelSpec) -> Iterator[str]:
     limit = spec.threshold
     scores = np.concatenate([np.asarray(c.outputs[spec.outputs.score], np.float64).reshape(-1) for c in golden.cases])
@@ -191,6 +201,13 @@ def _wide_faults(golden: Golden, spec: ModelSpec) -> Iterator[str]:
         width = allowed.abs + allowed.rel * most
         if width > max(NEAR * reach, Tolerance().abs):
             yield f"the tolerance of {name!r} is {width:g}, at most {NEAR:.0%} of {what}, {reach:g}, are allowed"
+
+
+def _many_faults(golden: Golden, spec: ModelSpec) -> Iterator[str]:
+    for case in golden.cases:
+        features = case.outputs[spec.outputs.features or ""].size if spec.baseline is not None else 0
+        if features > MAX_FEATURES:
+            yield f"{case.name}: {features} features in {case.rows} rows; at most {MAX_FEATURES} are allowed"
 
 
 def _packed(array: Array) -> _Array:

@@ -15,6 +15,7 @@ from engines.golden import faults as golden_faults
 from engines.onnx_cpu import OnnxCpu
 from engines.wire import ModelFacts, TensorFacts
 from tests import models
+from tests.rig import baseline_bundle
 
 F4 = np.arange(6, dtype="f4").reshape(3, 2)
 
@@ -109,6 +110,7 @@ def rows_of(n: int = 256, **fields: object) -> Golden:
 
 @pytest.mark.parametrize(("golden", "fault"), [
     (rows_of(255), "255 rows; 256 to 65536 are wanted"),
+    (rows_of(1025, starts=tuple(range(1025))), "1025 sequences; at most 1024 are allowed"),
     (rows_of(outputs={"score": np.where(np.arange(256) < 51, 1.0, 2.0).astype("f4")}),
      "51 of 256 rows have a score within 10% of the limit 1, at least 20% are wanted"),
     (rows_of(inputs={"y": np.zeros((256, 1, 4, 32), "f4")}), "c: has y, the model x"),
@@ -155,6 +157,16 @@ def test_relative_tolerance_is_weighed_by_the_values_and_not_by_what_they_span()
         tolerance = {"rul": {"abs": 0.0, "rel": rel}}
         found = golden_faults(golden, models.spec(golden={"tolerance": tolerance}), facts)
         assert [fault for fault in found if "'rul'" in fault] == said
+
+
+def test_features_that_a_baseline_of_each_sequence_would_have_no_memory_for_are_refused():
+    spec = baseline_bundle(rows=40).spec
+    features, score = spec.outputs.features, spec.outputs.score
+    for width, faults in ((1024, []), (1025, ["c: 262400 features in 256 rows; at most 262144 are allowed"])):
+        golden = rows_of(outputs={score: np.full(256, spec.threshold), features: np.zeros((256, width), "f4")})
+        facts = ModelFacts((TensorFacts("x", "f4", ("n", 1, 4, 32)),),
+                           (TensorFacts(score, "f8", ("n",)), TensorFacts(features, "f4", ("n", width))))
+        assert golden_faults(golden, spec, facts) == faults
 
 
 def test_numbers_that_are_missing_may_come_in_and_not_go_out(tmp_path):
