@@ -100,9 +100,7 @@ class ModelWatch:
         there = {candidate.mark for ranked in offers.values() for candidate in ranked}
         self._refused = {mark: refusal for mark, refusal in self._refused.items() if mark in there}
         for name, (bundle, mark) in self._models.serving().items():
-            now = self._clock()
-            best = next((c for c in offers.get(name, ()) if c.mark not in self._refused
-                         or self._refused[c.mark].is_due(now)), None)
+            best = self._best(offers.get(name, ()))
             if best is not None and best.mark != mark and name not in self._trying:
                 self._trying[name] = asyncio.get_running_loop().create_task(self._try(best, bundle))
                 begun.append(self._trying[name])
@@ -190,14 +188,27 @@ class ModelWatch:
             if now - looked >= self._poll_s:
                 looked = now
                 offers = await self._offers()
-                if offers is not None and self._overtaken(candidate, offers.get(candidate.name, ())):
+                why = "" if offers is None else self._overtaken(candidate, offers.get(candidate.name, ()))
+                if why:
+                    self._events.emit("swap_refused", bundle=candidate.name, version=candidate.version,
+                                      serving=old.spec.version, why=why)
                     return False
         return True
 
-    def _overtaken(self, candidate: Candidate, offered: Sequence[Candidate]) -> bool:
-        """Say whether a candidate is no longer the best, beside those that were refused: they wait for its end."""
-        best = next((c.mark for c in offered if c.mark == candidate.mark or c.mark not in self._refused), None)
-        return best != candidate.mark
+    def _overtaken(self, candidate: Candidate, offered: Sequence[Candidate]) -> str:
+        """Say why a candidate is no longer the best; "" if it is, beside those that were refused and are not due."""
+        best = self._best(offered, candidate.mark)
+        if best is not None and best.mark == candidate.mark:
+            return ""
+        if all(c.mark != candidate.mark for c in offered):
+            return "it was taken back while assets warmed up on it: the folder offers it no longer, or changed"
+        return f"another is offered, {best.version}: it is tried first" if best is not None else ""
+
+    def _best(self, offered: Iterable[Candidate], mark: str = "") -> Candidate | None:
+        """Return the best that was not refused, or is to be tried again. mark: of one that may be tried in any case."""
+        now = self._clock()
+        return next((c for c in offered if c.mark == mark or c.mark not in self._refused
+                     or self._refused[c.mark].is_due(now)), None)
 
     def _held_up(self, name: str, cold: list[str]) -> dict[str, Any]:
         """Name assets that keep a swap waiting by why they do: an alert stands, or they send too little."""

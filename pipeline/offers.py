@@ -77,8 +77,9 @@ class FolderModels:
         self._layouts = layouts
         paths = {c.path: c.mark for c in candidates(settings)}
         self._marks = {name: paths.get(s.bundle.path, "") for name, s in fleet.servings.items()}
-        # Graphs that have run here, in which shapes and within which memory: a trial depends on nothing else.
-        self._passed: set[tuple[str, float | None, frozenset[Layout]]] = set()
+        # Graphs that have run here, in which shapes, within which memory, so many rows at once: a trial depends on
+        # nothing else.
+        self._passed: set[tuple[str, float | None, int | None, frozenset[Layout]]] = set()
         self._told: set[str] = set()  # marks of what has no readable manifest
 
     def begin(self) -> None:
@@ -126,7 +127,8 @@ class FolderModels:
             self._marks[candidate.name] = candidate.mark  # in another place, or touched
             return None
         shapes = [bundle.spec.rows(*layout) for layout in self._layouts(candidate.name)]
-        graph = (bundle.sha256, bundle.spec.budget.memory_mb,
+        budget = bundle.spec.budget
+        graph = (bundle.sha256, budget.memory_mb, budget.rows_at_once,
                  frozenset(map(layout_of, [*shapes, *golden_shapes(bundle)])))
         if graph not in self._passed:
             self._fitter.try_out(bundle, shapes)
@@ -161,6 +163,10 @@ class FolderModels:
             self._events.emit("swap_refused", bundle=name, version=version, serving=to,
                               why=f"its engine broke in service: {why}. {to} serves from the next start on; a version "
                                   f"above {version}, or `kizashi models rollback {name} --to {version}`, ends that")
+        elif not read_record(self._settings).refuses(name, version):  # else told before
+            self._events.emit("swap_refused", bundle=name, version=version, serving=version,
+                              why=f"its engine broke in service: {why}. It serves again from the next start on: there "
+                                  "is no version before it that is in order; put one into models.folder")
 
     def _note(self, name: str, version: str) -> None:
         fault = record_active(self._settings, name, version)

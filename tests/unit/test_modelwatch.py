@@ -218,6 +218,9 @@ def test_a_version_that_is_taken_back_while_it_warms_up_is_given_up(bed: Bed) ->
     asyncio.run(main())
     assert bed.log == ["prepare 2.0.0", "discard"] and not bed.rig.flow.successions
     assert bed.rig.part().order[0].bundle is old
+    ((name, told),) = bed.events
+    assert (name, told["version"], told["serving"]) == ("swap_refused", "2.0.0", "1.0.0")
+    assert "taken back" in told["why"]
 
 
 @pytest.mark.parametrize("fault", [
@@ -257,7 +260,8 @@ def test_the_next_best_version_is_tried_when_a_better_one_is_refused_but_none_ol
     assert bed.log == ["prepare 9.0.0", "prepare 1.1.0", "install", "durable", "record 1.1.0"]
 
 
-def test_a_better_version_that_failed_for_want_of_a_device_waits_while_the_next_best_warms_up(bed: Bed) -> None:
+def test_a_better_version_that_failed_for_want_of_a_device_is_tried_again_while_the_next_best_warms_up(
+        bed: Bed) -> None:
     old, now = bed.served["win"][0], [0.0]
     bed.offer((version(old, "9.0.0"), "m9"), (version(old, "2.0.0", window=WindowSpec(16, 4)), "m2"), (old, "m1"))
     bed.fault, bed.good = Unready("the device fell off"), "2.0.0"
@@ -267,16 +271,25 @@ def test_a_better_version_that_failed_for_want_of_a_device_waits_while_the_next_
         await look(watcher)
         task = asyncio.create_task(look(watcher))
         await heirs(bed)
-        now[0] = 61.0  # 9.0.0 may be tried again
-        for seq in range(6, 16):
+        now[0] = 59.0
+        bed.feed(6, 7)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        for now[0] in (61.0, 400.0, 2000.0):  # 9.0.0 is tried again three times
+            await asyncio.wait_for(task, 30)
+            assert "another is offered, 9.0.0" in bed.events[-1][1]["why"]
+            await look(watcher)
+            assert bed.log[-2:] == ["discard", "prepare 9.0.0"]
+            task = asyncio.create_task(look(watcher))
+            await heirs(bed)
+        now[0] = 1e9
+        for seq in range(7, 17):
             await asyncio.sleep(0)
             bed.feed(seq, seq + 1)
         await asyncio.wait_for(task, 30)
-        assert bed.log == ["prepare 9.0.0", "prepare 2.0.0", "install", "durable", "record 2.0.0"]
-        await look(watcher)
 
     asyncio.run(main())
-    assert bed.log[-1] == "prepare 9.0.0"
+    assert bed.log[-4:] == ["prepare 2.0.0", "install", "durable", "record 2.0.0"]
 
 
 def test_a_device_that_is_back_lets_the_version_in_that_it_refused(bed: Bed) -> None:

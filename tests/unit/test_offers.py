@@ -114,6 +114,9 @@ def test_a_graph_that_has_run_here_in_the_same_shapes_is_not_tried_out_again(
     models.bundle(bed.folder / "v1.2.0", models.dense(2), version="1.2.0")
     bed.prepare(bed.best())
     assert tried == ["1.1.0", "1.1.2", "1.2.0"]
+    models.bundle(bed.folder / "v1.2.1", models.dense(2), version="1.2.1", budget={"rows_at_once": 16})
+    bed.prepare(bed.best())
+    assert tried == ["1.1.0", "1.1.2", "1.2.0", "1.2.1"]
 
 
 def test_a_version_that_changes_while_it_is_read_is_refused_and_what_serves_has_its_new_mark(bed: Bed) -> None:
@@ -180,7 +183,10 @@ def test_a_file_name_that_is_no_text_is_told_and_the_others_are_offered(tmp_path
 
 def test_an_engine_that_breaks_in_service_is_told_with_the_version_that_is_next(bed: Bed) -> None:
     bed.offers.broken("made", "no answer within 10 s")
-    assert not bed.events, "there was none before it"
+    ((name, told),) = bed.events
+    assert (name, told["version"], told["serving"]) == ("swap_refused", "1.0.0", "1.0.0")
+    assert "no version before it that is in order; put one into models.folder" in told["why"]
+    bed.events.clear()
     models.bundle(bed.folder / "v0.9.0", models.dense(2), version="0.9.0")
     record_active(bed.settings, "made", "0.9.0")
     bed.offers.begin()
