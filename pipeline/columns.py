@@ -124,6 +124,8 @@ class Rows:
     slot, seq, offset, ts_ms: of the frame that completed each row, (rows,). t_end: time of its last sample, Unix ns.
     frames: how many frames one row rests on, (rows,) where they differ. doubt: (rows,) int, 0 or the number of a
     reason of `reasons`, from 1, why the model's answer counts for nothing whatever it will be; None: no row in doubt.
+    below: from this number on a reason makes scores too low, never too high, and does not count for rows over their
+    limit; 0: none does.
     """
 
     slot: I64
@@ -135,6 +137,7 @@ class Rows:
     fill: Fill
     doubt: Array | None = None
     reasons: tuple[str, ...] = ()
+    below: int = 0
 
     def __len__(self) -> int:
         return len(self.slot)

@@ -94,19 +94,22 @@ def step(pool: Pool, batch: FrameBatch, groups: Groups) -> tuple[Rows, Sequence[
     named = still.stuck(table, rows.slot, stands[done])
     reasons = _name(pool, rows.slot, named, doubt)
     if doubt.any():
-        rows.doubt, rows.reasons = doubt, reasons
+        rows.doubt, rows.reasons, rows.below = doubt, reasons, len(REASONS) + 1
     return rows, finished
 
 
 def _name(pool: Pool, slot: I64, channel: Array, doubt: Array) -> tuple[str, ...]:
     """Give rows whose `channel` (n,) stands still, -1 for none, a reason that names it; return the reasons."""
-    reasons = list(REASONS)
-    for s, c in sorted(set(zip(slot[channel >= 0].tolist(), channel[channel >= 0].tolist(), strict=True))):
-        who = pool.slots[s]
+    rows = np.flatnonzero((channel >= 0) & (doubt == 0))
+    pairs, which = np.unique(slot[rows] * pool.channels + channel[rows], return_inverse=True)
+    codes, known = np.empty(len(pairs), doubt.dtype), dict[str, int]()
+    for k, pair in enumerate(pairs.tolist()):
+        who = pool.slots[pair // pool.channels]
         assert who is not None
-        reasons.append(STANDS.format(pool.channels_of(who.birth)[c].name))
-        doubt[(slot == s) & (channel == c) & (doubt == 0)] = len(reasons)
-    return tuple(reasons)
+        name = pool.channels_of(who.birth)[pair % pool.channels].name
+        codes[k] = known.setdefault(name, len(REASONS) + 1 + len(known))
+    doubt[rows] = codes[which]
+    return (*REASONS, *(STANDS.format(name) for name in known))
 
 
 def _explain(table: Table, slot: I64, x: F64) -> None:

@@ -63,10 +63,12 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
         if spec.baseline is not None:
             score, z = _by_baseline(spec.baseline, scored, seg, said, effects)
         unknown = said.unknown != 0
-        _tell_unknown(pool, slot, said, effects)
     band = None
     if spec.drift is not None:
         band = _drifts(terms, scored, seg, score, good if unknown is None else good & ~unknown, effects)
+    if said is not None:
+        unknown = _overruled(scored, seg, said, score, spec.threshold if band is None else spec.threshold * band)
+        _tell_unknown(pool, slot, said, effects)
     state, transitions = judge.step(pool, slot, score, t_end, seq, good, unknown, band)
     if transitions:
         said = said or _answers(scored, seg, doubt, reasons)
@@ -80,6 +82,17 @@ def settle(terms: Terms, scored: Scored, seg: Segment, effects: Effects) -> None
     if terms.assessments:
         effects.assessments += advise.assessments(pool, np.flatnonzero(good), slot, seq, t_end, score, state, said,
                                                   band)
+
+
+def _overruled(scored: Scored, seg: Segment, said: answers.Answers, score: F64, limit: F64 | float) -> Bool:
+    """Drop what would explain a low score alone from rows over their limit; return whose answer counts for nothing."""
+    rows = seg.rows
+    if rows.below:
+        over = (said.unknown >= rows.below) & (said.unknown <= len(rows.reasons)) & (score >= limit)
+        if over.any():
+            said.unknown = np.where(over, _answers(scored, seg, None, rows.reasons).unknown, said.unknown)
+    unknown: Bool = said.unknown != 0
+    return unknown
 
 
 def _tell_unknown(pool: Pool, slot: I64, said: answers.Answers, effects: Effects) -> None:

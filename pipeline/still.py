@@ -3,6 +3,7 @@
 A chart of means cannot see a sensor that stopped at its mean: its score falls, and nothing else happens. What counts
 is therefore the run of equal samples, against the longest run that the asset's calibration had: a coarse sensor repeats
 itself, a fine one never does. Only charted channels are looked at; a speed or a set point may stand still for days.
+A score over its limit counts all the same: a sensor at the end of its range may tell of a real overload.
 """
 
 import numpy as np

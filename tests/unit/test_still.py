@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,9 +61,9 @@ def test_patience_is_three_times_the_longest_run_of_the_calibration_and_none_for
     assert stuck(table, here, runs).tolist() == [-1, 0, 0]
 
 
-def stream(rows: list[np.ndarray], cuts: list[int], historical: bool = False) -> Rig:
+def stream(rows: list[np.ndarray], cuts: list[int], historical: bool = False, **judge: int) -> Rig:
     """Take rows (n, 3) of each asset through the flow, two samples a frame."""
-    rig = Rig.make(mewma_bundle(rows=CALIBRATION), OF[:len(rows)])
+    rig = Rig.make(mewma_bundle(rows=CALIBRATION, **judge), OF[:len(rows)])
     data = [r.reshape(-1, 2, 3).transpose(0, 2, 1) for r in rows]
     for a, b in pairwise([0, *cuts, len(data[0])]):
         live = CALIBRATION // 2
@@ -94,10 +95,34 @@ def test_a_channel_that_died_at_its_mean_is_unknown_by_name_until_it_lives_again
 
 def test_an_alert_that_stands_is_not_cleared_by_a_dead_channel() -> None:
     rows = rig_rows()
-    rows[100:, 0] = 60.0
-    rig = stream([rows], [])
+    rows[100:200, 0] += 50.0
+    rows[200:, 0] = 10.0
+    rig = stream([rows], [], off=40)
     assert {a.state for a in rig.alerts} == {"raised", "updated"}
     assert told(rig)[-1] == (2, "a channel stands still: flow")
+
+
+@pytest.mark.parametrize("samples", [2, 64])
+def test_a_channel_that_stands_far_beyond_the_limit_alarms_however_long_frames_are(samples: int) -> None:
+    """A sensor at the end of its range may tell of a real overload."""
+    rows = np.random.default_rng(0).normal(10.0, 1.0, (64 * 30, 3))
+    rows[64 * 10:, 0] = 60.0
+    of = msgspec.structs.replace(OF[0], samples_per_frame=samples)
+    rig = Rig.make(mewma_bundle(rows=CALIBRATION), [of])
+    rig.poll([frame(of, q, x) for q, x in enumerate(rows.reshape(-1, samples, 3).transpose(0, 2, 1))])
+    rig.drain()
+    assert rig.alerts[0].state == "raised" and rig.alerts[-1].active
+    assert told(rig)[-1] == (2, "") and {why for _, why in told(rig)} == {""}
+
+
+def test_each_asset_is_told_which_channel_of_its_own_stands_still() -> None:
+    rows = [rig_rows(0), rig_rows(1)]
+    rows[0][200:, 1] = rows[1][200:, 0] = 10.0
+    rows[1][100:150, 1] = 10.0
+    rig = stream(rows, [])
+    assert told(rig, "p0")[-1][1] == "a channel stands still: pressure"
+    assert told(rig, "p1")[-1][1] == "a channel stands still: flow"
+    assert "a channel stands still: pressure" in {why for _, why in told(rig, "p1")}
 
 
 def test_a_coarse_sensor_and_one_that_is_not_charted_may_stand_still() -> None:
@@ -113,7 +138,7 @@ def test_a_coarse_sensor_and_one_that_is_not_charted_may_stand_still() -> None:
 def test_any_cut_of_the_stream_says_the_same_and_a_historical_lane_what_the_live_one_said(
         seed: int, cuts: list[int], begins: int, historical: bool) -> None:
     rows = [rig_rows(seed), rig_rows(seed + 1)]
-    rows[0][begins:begins + 120, seed % 2] = 10.0
+    rows[0][begins:begins + 120, seed % 2] = 10.0 + seed % 5  # within the limit, about it and beyond
     rows[1][begins:, 0] = 11.0
     whole, parts = stream(rows, [], historical), stream(rows, sorted(cuts), historical)
     for asset in ("p0", "p1"):
