@@ -108,8 +108,9 @@ _SEED = 20261128
 # Scores of a sequence: noise, about the edge, impacts, noise again; none is closer to 1 than 0.4 %.
 _WOBBLE = (0.93, 1.04, 0.97, 1.07, 0.985, 1.015, 0.996, 1.004, 0.92, 1.09, 0.95, 1.02, 0.99, 1.01, 0.94, 1.06)
 _SCRIPT = (*(0.7,) * 6, *_WOBBLE, *(1.3, 1.8, 2.6, 4.0, 3.1, 1.9, 1.4), *(0.75,) * 3)
-# Samples are whole steps, and an eighth of a snapshot is repeated: float32 of noise does not compress, this does.
-_STEP = 0.25
+# Samples are whole numbers, four to a standard deviation of the noise: they lie in the file as signed bytes. An eighth
+# of a snapshot is repeated: noise does not compress, this does.
+_STEPS = 4.0
 _PERIOD = LENGTH // 8
 # Channels and sequences of each case: 32 rows a sequence.
 _CASES = ((1, 6), (2, 1), (3, 1))
@@ -155,7 +156,7 @@ def _impulsive(rng: np.random.Generator, noise: Array, kurtosis: float) -> Array
     low, high, best = 0.0, 40.0, noise
     for _ in range(24):
         size = (low + high) / 2
-        best = np.round((noise + size * hits) / _STEP) * _STEP
+        best = np.round((noise + size * hits) * _STEPS) + 0.0  # no zero with a sign
         centred = best - best.mean()
         found = (centred**4).mean() / (centred**2).mean() ** 2
         low, high = (size, high) if found < kurtosis else (low, size)
